@@ -1,0 +1,51 @@
+# The first interpreter that runs: a version manager's shim may exist for one that isn't installed.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+STORE ?= embedded
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint format generate clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## Check the machine, install into .venv, fetch the sample models
+
+$(VENV)/.ready: pyproject.toml constraints.txt paldia/cli/preflight.py
+	@$(PYTHON) paldia/cli/preflight.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[triton,etcd,demo,dev]'
+	$(BIN)/paldia samples prepare
+	@touch $@
+
+demo: setup  ## Serve two real models on a mixed cluster and replay a trace (STORE=etcd for etcd)
+	@$(BIN)/paldia demo --store $(STORE) --out out/demo
+
+test: setup  ## Run all tests
+	@$(BIN)/python -m pytest
+
+lint: setup  ## Check style, types, layers and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+format: setup  ## Rewrite code and protos in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+# grpcio-tools pins protobuf, so it gets an environment of its own.
+.venv-codegen/.ready:
+	$(PYTHON) -m venv .venv-codegen
+	.venv-codegen/bin/python -m pip install --quiet --disable-pip-version-check grpcio-tools==1.80.0 mypy-protobuf==5.1.0
+	@touch $@
+
+generate: .venv-codegen/.ready  ## Generate paldia/api/v1 from protos/
+	PATH=.venv-codegen/bin:$$PATH .venv-codegen/bin/python -m grpc_tools.protoc --proto_path=protos \
+		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/paldia/api/v1/*.proto
+
+clean:  ## Remove what was built and measured
+	rm -rf out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Where protobuf meets the core: the wire contract and its conversions."""

@@ -1,0 +1,76 @@
+"""From the first signal to the exit code.
+
+A service's `main` is `run(serve)`: `serve(stop)` sets everything up, waits for `stop`
+and takes everything down again. SIGTERM and SIGINT set `stop`; a second signal exits at
+once. Errors meant for the user end in one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from paldia.core.errors import PaldiaError
+
+
+def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run `serve(stop)` until it returns; give the process's exit code."""
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, on_signal)
+        await serve(stop)
+
+    try:
+        asyncio.run(main())
+    except PaldiaError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        return 1
+    except BaseExceptionGroup as group:
+        # A task group wraps what its tasks raise; the user wants the cause alone.
+        causes, rest = group.split(PaldiaError)
+        if causes is None or rest is not None:
+            raise
+        print(f"{Path(sys.argv[0]).name}: {_first(causes)}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def _first(group: BaseExceptionGroup[PaldiaError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def sleep_unless(event: asyncio.Event, seconds: float) -> bool:
+    """Sleep, but wake when `event` is set; True if it was."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
+
+
+def announce_ready(path: Path | None, facts: Mapping[str, object]) -> None:
+    """Publish that the process serves: write its addresses to `path` as JSON, atomically.
+
+    A parent that asked for port 0 learns the real one here, and needs no probing.
+    """
+    if path is None:
+        return
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"pid": os.getpid(), **facts}))
+    partial.replace(path)

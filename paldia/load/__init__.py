@@ -1,0 +1,1 @@
+"""Open-loop load against any server of the inference protocol."""

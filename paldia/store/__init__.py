@@ -1,0 +1,1 @@
+"""State that outlives a controller: one protocol, two stores."""

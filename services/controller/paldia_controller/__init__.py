@@ -1,0 +1,1 @@
+"""Chooses hardware and sharing for every model, and tells agents and frontends."""

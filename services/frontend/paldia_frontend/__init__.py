@@ -1,0 +1,1 @@
+"""Routes, batches and protects inference calls in Triton's own protocol."""

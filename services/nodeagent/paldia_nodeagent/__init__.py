@@ -1,0 +1,1 @@
+"""Runs Triton on one machine as the controller wants it, and reports."""
