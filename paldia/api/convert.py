@@ -6,7 +6,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from paldia.api.v1 import types_pb2 as pb
+from paldia.core import observation as obs
 from paldia.core import types
+from paldia.core.profiles import Profile, Provenance
 
 
 def duration(seconds: float) -> Duration:
@@ -17,7 +19,7 @@ def duration(seconds: float) -> Duration:
 
 def seconds(span: Duration) -> float:
     """Give a Duration in seconds."""
-    return span.seconds + span.nanos * 1e-9
+    return span.seconds + span.nanos / 1e9
 
 
 def timestamp(wall_s: float) -> Timestamp:
@@ -28,7 +30,7 @@ def timestamp(wall_s: float) -> Timestamp:
 
 def wall_s(time: Timestamp) -> float:
     """Give a Timestamp in seconds since 1970."""
-    return time.seconds + time.nanos * 1e-9
+    return time.seconds + time.nanos / 1e9
 
 
 _OVERLOAD = {
@@ -91,4 +93,130 @@ def model_from_proto(spec: pb.ModelSpec, generation: int) -> types.Model:
         min_replicas=spec.min_replicas,
         keep_alive_s=seconds(spec.keep_alive),
         on_overload=overload_from_proto(spec.on_overload),
+    )
+
+
+_PROVENANCE = {
+    Provenance.MEASURED: pb.PROVENANCE_MEASURED,
+    Provenance.IMPORTED: pb.PROVENANCE_IMPORTED,
+    Provenance.ESTIMATED: pb.PROVENANCE_ESTIMATED,
+}
+_PROVENANCE_OF = {code: provenance for provenance, code in _PROVENANCE.items()}
+
+
+def profile_from_proto(profile: pb.Profile) -> Profile | None:
+    """Decode a profile; None where the model could not be measured.
+
+    Raises:
+        InvalidArgumentError: its figures make no sense.
+    """
+    if profile.failure:
+        return None
+    return Profile(
+        points=tuple((point.batch_size, seconds(point.latency)) for point in profile.points),
+        load_s=seconds(profile.load),
+        memory_bytes=profile.memory_bytes,
+        demand_fraction=profile.demand_fraction,
+        colocation_penalty=profile.colocation_penalty,
+        provenance=_PROVENANCE_OF.get(profile.provenance, Provenance.ESTIMATED),
+    )
+
+
+def assignment_to_proto(assignment: obs.Assignment) -> pb.Placement:
+    """Encode a piece of a plan; what is observed of it stays empty."""
+    return pb.Placement(
+        node_id=assignment.node_id,
+        hardware=assignment.hardware,
+        lanes=assignment.lanes,
+        batch_size=assignment.batch,
+        artifact_digest=assignment.artifact_digest,
+    )
+
+
+def assignment_from_proto(placement: pb.Placement) -> obs.Assignment:
+    """Decode a piece of a plan."""
+    return obs.Assignment(
+        node_id=placement.node_id,
+        hardware=placement.hardware,
+        artifact_digest=placement.artifact_digest,
+        lanes=placement.lanes,
+        batch=placement.batch_size,
+    )
+
+
+_DEPLOYMENT_STATE = {
+    pb.PLACEMENT_STATE_LOADING: obs.DeploymentState.LOADING,
+    pb.PLACEMENT_STATE_READY: obs.DeploymentState.READY,
+    pb.PLACEMENT_STATE_DRAINING: obs.DeploymentState.DRAINING,
+    pb.PLACEMENT_STATE_FAILED: obs.DeploymentState.FAILED,
+}
+
+
+def deployment_state_from_proto(state: pb.PlacementState.ValueType) -> obs.DeploymentState:
+    """Decode a deployment's state; what is unknown is still loading."""
+    return _DEPLOYMENT_STATE.get(state, obs.DeploymentState.LOADING)
+
+
+_NODE_STATE = {
+    types.NodeState.PARKED: pb.NODE_STATE_PARKED,
+    types.NodeState.ACTIVE: pb.NODE_STATE_ACTIVE,
+    types.NodeState.DRAINING: pb.NODE_STATE_DRAINING,
+    types.NodeState.LOST: pb.NODE_STATE_LOST,
+}
+
+
+def node_state_to_proto(state: types.NodeState) -> pb.NodeState.ValueType:
+    """Encode a node's state."""
+    return _NODE_STATE[state]
+
+
+def candidate_to_proto(candidate: obs.Candidate) -> pb.Candidate:
+    """Encode a judged kind of hardware; an unknown latency is left out."""
+    encoded = pb.Candidate(
+        hardware=candidate.hardware,
+        node_ids=[assignment.node_id for assignment in candidate.assignments],
+        throughput=candidate.throughput,
+        price_usd_per_hour=candidate.price_usd_per_hour,
+        added_usd_per_hour=candidate.added_usd_per_hour,
+        utilisation=candidate.utilisation,
+        verdict=candidate.verdict.value,
+        detail=candidate.detail,
+    )
+    if candidate.servable:
+        encoded.batch_size = candidate.assignments[0].batch
+        encoded.lanes = candidate.assignments[0].lanes
+        encoded.predicted_latency.CopyFrom(duration(candidate.latency_s))
+    return encoded
+
+
+def decision_to_proto(decision: obs.Decision) -> pb.Decision:
+    """Encode a decision; a choice that is no kind's best (the nodes it is on) joins the list."""
+    candidates = list(decision.candidates)
+    chosen = -1
+    if decision.chosen is not None:
+        same = [
+            index
+            for index, candidate in enumerate(candidates)
+            if candidate.assignments == decision.chosen.assignments
+        ]
+        if not same:
+            candidates.append(decision.chosen)
+        chosen = same[0] if same else len(candidates) - 1
+    return pb.Decision(
+        decided_at=timestamp(decision.decided_s),
+        model=decision.model,
+        generation=decision.generation,
+        action=decision.action.value,
+        reason=decision.reason,
+        demand=pb.Demand(
+            requests_per_second=decision.rate.requests_per_second,
+            dispersion=decision.rate.dispersion,
+            backlog=decision.backlog,
+        ),
+        candidates=[candidate_to_proto(candidate) for candidate in candidates],
+        chosen=chosen,
+        slo_unreachable=decision.slo_unreachable,
+        inputs_digest=decision.inputs_digest,
+        from_node_ids=[assignment.node_id for assignment in decision.before],
+        to_node_ids=[assignment.node_id for assignment in decision.after],
     )

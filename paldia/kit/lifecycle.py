@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
 from paldia.core.errors import PaldiaError
@@ -62,6 +62,16 @@ async def sleep_unless(event: asyncio.Event, seconds: float) -> bool:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
+
+
+async def wait_any(waits: Iterable[Coroutine[None, None, object]], timeout_s: float) -> None:
+    """Wait until one of several things has happened, or the time is up; the rest is dropped."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def announce_ready(path: Path | None, facts: Mapping[str, object]) -> None:

@@ -258,13 +258,10 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def open_channel(
-    address: str,
-    *,
-    message_limit_bytes: int = DEFAULT_MESSAGE_LIMIT_BYTES,
-    service_config: str = "",
-) -> grpc.aio.Channel:
-    """Open a channel that notices dead peers and doesn't share connections."""
+def channel_options(
+    *, message_limit_bytes: int = DEFAULT_MESSAGE_LIMIT_BYTES, service_config: str = ""
+) -> list[tuple[str, Any]]:
+    """Give the options of a channel that notices dead peers and doesn't share connections."""
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", message_limit_bytes),
         ("grpc.max_send_message_length", message_limit_bytes),
@@ -277,6 +274,19 @@ def open_channel(
     ]
     if service_config:
         options.append(("grpc.service_config", service_config))
+    return options
+
+
+def open_channel(
+    address: str,
+    *,
+    message_limit_bytes: int = DEFAULT_MESSAGE_LIMIT_BYTES,
+    service_config: str = "",
+) -> grpc.aio.Channel:
+    """Open a channel with `channel_options`."""
+    options = channel_options(
+        message_limit_bytes=message_limit_bytes, service_config=service_config
+    )
     return grpc.aio.insecure_channel(address, options=options)
 
 

@@ -1,21 +1,25 @@
 """The store's contract: revisioned bytes by key, atomic commits, watches and leases.
 
-Every implementation passes `tests/contract/`. Keys are `/`-separated text, values bytes
-of at most `VALUE_LIMIT_BYTES`. A revision is a number that grows with each commit; an
-entry's revision is that of the commit which last wrote it.
+Every implementation passes `tests/contract/`. Keys are `/`-separated text, values bytes,
+both with limits. A revision is a number that grows with each commit that changes
+anything; an entry's revision is that of the commit which last wrote it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from paldia.core.errors import ConflictError, UnavailableError
+from paldia.core.errors import ConflictError, InvalidArgumentError, UnavailableError
 
+KEY_LIMIT_BYTES = 512
 VALUE_LIMIT_BYTES = 1 << 20
 COMMIT_LIMIT_WRITES = 128
-"""etcd's default limit on operations in one transaction."""
+"""etcd's default limit on operations, and on conditions, in one transaction."""
+COMMIT_LIMIT_BYTES = 5 << 18
+"""All keys and values of a commit; below etcd's default of 1.5 MiB for a request."""
+LEASE_LIMIT_S = 86_400.0
 
 
 class StoreConflictError(ConflictError):
@@ -24,6 +28,10 @@ class StoreConflictError(ConflictError):
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(f"changed by somebody else: {', '.join(keys)}; read again and retry")
         self.keys = tuple(keys)
+
+
+class LeaseExpiredError(ConflictError):
+    """A commit's lease had expired; nothing was written."""
 
 
 class StoreUnavailableError(UnavailableError):
@@ -126,12 +134,13 @@ class Store(Protocol):
 
         Raises:
             StoreConflictError: an expectation failed; nothing was written.
-            InvalidArgumentError: a value or the commit is over its limit, or a key is
-                written twice.
+            LeaseExpiredError: a write's lease had expired; nothing was written.
+            InvalidArgumentError: a key, a value or the commit is over its limit, or a key
+                is written twice.
             StoreUnavailableError: no answer in time.
         """
 
-    def watch(self, prefix: str) -> AsyncIterator[Resync | Change]:
+    def watch(self, prefix: str) -> AsyncGenerator[Resync | Change, None]:
         """Follow a prefix: a Resync first, then each change in order, without end.
 
         Close the iterator (`aclose`) or cancel its task to stop. Reconnects by itself;
@@ -139,7 +148,50 @@ class Store(Protocol):
         """
 
     async def grant_lease(self, ttl_s: float) -> Lease:
-        """Start a lease."""
+        """Start a lease of at least `ttl_s` seconds; stores may round up."""
 
     async def close(self) -> None:
         """Release connections and files. Watches end."""
+
+
+def check_commit(writes: Sequence[Put | Delete], expect: Sequence[Expect]) -> None:
+    """Check a commit against the limits that hold in every store.
+
+    Raises:
+        InvalidArgumentError: it is over one of them, or writes a key twice.
+    """
+    if max(len(writes), len(expect)) > COMMIT_LIMIT_WRITES:
+        raise InvalidArgumentError(
+            f"a commit of {len(writes)} writes on {len(expect)} conditions; "
+            f"the limit is {COMMIT_LIMIT_WRITES} of each: split it"
+        )
+    keys = [write.key for write in writes]
+    if len({*keys}) < len(keys):
+        raise InvalidArgumentError("a commit writes the same key twice")
+    for key in (*keys, *(condition.key for condition in expect)):
+        if not 0 < len(key.encode()) <= KEY_LIMIT_BYTES:
+            raise InvalidArgumentError(f"key {key[:80]!r} is not 1 to {KEY_LIMIT_BYTES} bytes long")
+    size_bytes = sum(len(key.encode()) for key in keys)
+    for write in writes:
+        if isinstance(write, Put):
+            size_bytes += len(write.value)
+            if len(write.value) > VALUE_LIMIT_BYTES:
+                raise InvalidArgumentError(
+                    f"{write.key} has {len(write.value)} bytes; the limit is {VALUE_LIMIT_BYTES}"
+                )
+    if size_bytes > COMMIT_LIMIT_BYTES:
+        raise InvalidArgumentError(
+            f"a commit of {size_bytes} bytes; the limit is {COMMIT_LIMIT_BYTES}: split it"
+        )
+
+
+def check_ttl(ttl_s: float) -> None:
+    """Check a lease's time to live, in seconds.
+
+    Raises:
+        InvalidArgumentError: it isn't above 0 and within a day.
+    """
+    if not 0 < ttl_s <= LEASE_LIMIT_S:
+        raise InvalidArgumentError(
+            f"a lease lives above 0 and up to {LEASE_LIMIT_S:g} s, not {ttl_s:g} s"
+        )

@@ -1,0 +1,231 @@
+"""What agents and frontends report, kept in memory and never in the store.
+
+Turned into one consistent `Observation` for each step of the planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from paldia.api import convert
+from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
+from paldia.core.errors import ConflictError, InvalidArgumentError
+from paldia.core.observation import (
+    Assignment,
+    DemandView,
+    DeploymentView,
+    ModelPlan,
+    ModelView,
+    NodeView,
+    Observation,
+    Plan,
+)
+from paldia.core.profiles import Profile
+from paldia.core.types import Hardware, NodeState
+from paldia.kit.clock import Clock
+from paldia_controller.demand import DemandMeter
+from paldia_controller.state import Signal, State
+
+NODE_LIFETIME_S = 10.0
+"""A node whose agent has been silent for longer is lost."""
+TAKEOVER_S = 3.0
+"""A second agent may take a node's name once the first has been silent for this long."""
+
+
+@dataclass
+class AgentSession:
+    """A node as its agent last reported it."""
+
+    info: agent_pb2.NodeInfo
+    last_report_s: float
+    report: agent_pb2.NodeReport = field(default_factory=agent_pb2.NodeReport)
+    reported_wall_s: float = 0.0
+    connected: bool = True
+
+
+@dataclass
+class FrontendSession:
+    """A connected frontend."""
+
+    info: routing_pb2.FrontendInfo
+
+
+class Observer:
+    """Holds the latest reports."""
+
+    def __init__(self, state: State, clock: Clock) -> None:
+        self._state = state
+        self._clock = clock
+        self.agents: dict[str, AgentSession] = {}
+        self.frontends: dict[str, FrontendSession] = {}
+        self.demand = DemandMeter()
+        self.profiling: frozenset[str] = frozenset()
+        """Nodes that a model is being measured on."""
+        self.changed = Signal()
+        """Fires when a report says something that routes or plans depend on."""
+        self.urgent = Signal()
+        """Fires when a request waits for a model that isn't loaded."""
+
+    def agent_connected(self, info: agent_pb2.NodeInfo) -> AgentSession:
+        """Welcome an agent.
+
+        Raises:
+            InvalidArgumentError: it doesn't say who it is.
+            ConflictError: another agent that is alive has that name.
+        """
+        if not info.node_id or "/" in info.node_id or not info.hardware.name:
+            raise InvalidArgumentError("an agent needs a node id without '/' and a hardware name")
+        known = self.agents.get(info.node_id)
+        now_s = self._clock.monotonic_s()
+        if known and known.connected and now_s - known.last_report_s < TAKEOVER_S:
+            raise ConflictError(
+                f"node {info.node_id!r} is connected already; give this one another --node-id"
+            )
+        session = AgentSession(info, now_s, reported_wall_s=self._clock.wall_s())
+        if known:
+            session.report = known.report
+        self.agents[info.node_id] = session
+        self.changed.fire()
+        return session
+
+    def agent_reported(self, session: AgentSession, report: agent_pb2.NodeReport) -> None:
+        """Take in a report."""
+        before, session.report = session.report, report
+        session.last_report_s = self._clock.monotonic_s()
+        session.reported_wall_s = self._clock.wall_s()
+        if (
+            before.deployments != report.deployments
+            or before.profile_results != report.profile_results
+            or before.problem != report.problem
+        ):
+            self.changed.fire()
+
+    def agent_disconnected(self, session: AgentSession) -> None:
+        """Note that a stream ended; the node counts as lost only when it stays away."""
+        session.connected = False
+        self.changed.fire()
+
+    def frontend_connected(
+        self, info: routing_pb2.FrontendInfo, request: routing_pb2.ConnectFrontendRequest
+    ) -> FrontendSession:
+        """Welcome a frontend.
+
+        Raises:
+            InvalidArgumentError: it doesn't say who it is.
+        """
+        if not info.id:
+            raise InvalidArgumentError("a frontend needs an id")
+        session = self.frontends[info.id] = FrontendSession(info)
+        self.demand.connect(info.id, request.demands, self._clock.monotonic_s())
+        return session
+
+    def frontend_reported(
+        self, session: FrontendSession, request: routing_pb2.ConnectFrontendRequest
+    ) -> None:
+        """Take in a frontend's counters; wake the planner if a model is missed."""
+        if self.frontends.get(session.info.id) is not session:
+            return
+        self.demand.report(session.info.id, request.demands, self._clock.monotonic_s())
+        for demand in request.demands:
+            plan = self._state.plans.get(demand.model)
+            if demand.backlog and (plan is None or not plan.target):
+                self.urgent.fire()
+
+    def frontend_disconnected(self, session: FrontendSession) -> None:
+        """Forget a frontend, unless a newer stream of it has taken over."""
+        if self.frontends.get(session.info.id) is session:
+            del self.frontends[session.info.id]
+            self.demand.disconnect(session.info.id)
+
+    def node_state(self, node_id: str) -> NodeState:
+        """Give a node's state, of reports and plans together."""
+        session = self.agents[node_id]
+        stored = self._state.nodes.get(node_id)
+        silent_s = self._clock.monotonic_s() - session.last_report_s
+        if silent_s > NODE_LIFETIME_S:
+            return NodeState.LOST
+        if stored is not None and stored.draining:
+            return NodeState.DRAINING
+        planned = any(
+            placement.node_id == node_id
+            for record in self._state.plans.rows.values()
+            for placement in (*record.message.target, *record.message.retiring)
+        )
+        busy = planned or node_id in self.profiling
+        return NodeState.ACTIVE if busy else NodeState.PARKED
+
+    def deployment(
+        self, node_id: str, model: str, digest: str
+    ) -> agent_pb2.DeploymentStatus | None:
+        """Give what a node last said of a model, None if nothing."""
+        session = self.agents.get(node_id)
+        for deployment in session.report.deployments if session else ():
+            if deployment.model == model and deployment.artifact_digest == digest:
+                return deployment
+        return None
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        """Give all nodes, by id."""
+        return tuple(
+            NodeView(
+                node_id=node_id,
+                hardware=hardware_of(session.info.hardware),
+                state=self.node_state(node_id),
+                deployments={
+                    (status.model, status.artifact_digest): DeploymentView(
+                        convert.deployment_state_from_proto(status.state), status.reason
+                    )
+                    for status in session.report.deployments
+                },
+                problem=session.report.problem,
+            )
+            for node_id, session in sorted(self.agents.items())
+        )
+
+    def observe(self) -> Observation:
+        """Give the picture that the next step decides on; demand is counted from there."""
+        serving = {
+            name: record.message
+            for name, record in sorted(self._state.models.rows.items())
+            if record.message.HasField("serving")
+        }
+        demand = self.demand.sample(serving)
+        return Observation(
+            now_s=self._clock.wall_s(),
+            models=tuple(self._model_view(model, demand[name]) for name, model in serving.items()),
+            nodes=self.nodes(),
+            plan=self._plan(),
+        )
+
+    def _model_view(self, model: types_pb2.Model, demand: DemandView) -> ModelView:
+        spec = convert.model_from_proto(model.serving.spec, model.serving.generation)
+        profiles: dict[str, Profile | None] = {}
+        for key, record in sorted(self._state.profiles.rows.items()):
+            digest, _, hardware = key.partition("/")
+            if digest == spec.artifact_digest:
+                profiles[hardware] = convert.profile_from_proto(record.message)
+        return ModelView(spec, demand, profiles)
+
+    def _plan(self) -> Plan:
+        return {
+            name: ModelPlan(
+                model=name,
+                generation=record.message.generation,
+                target=_assignments(record.message.target),
+                retiring=_assignments(record.message.retiring),
+                slo_unreachable=record.message.slo_unreachable,
+                since_s=convert.wall_s(record.message.since),
+            )
+            for name, record in sorted(self._state.plans.rows.items())
+        }
+
+
+def hardware_of(hardware: types_pb2.Hardware) -> Hardware:
+    """Give what the planner needs of a machine: a GPU's memory where there is a GPU."""
+    gpu_bytes = sum(gpu.memory_bytes for gpu in hardware.gpus)
+    return Hardware(hardware.name, hardware.price_usd_per_hour, gpu_bytes or hardware.memory_bytes)
+
+
+def _assignments(placements: Iterable[types_pb2.Placement]) -> tuple[Assignment, ...]:
+    return tuple(convert.assignment_from_proto(placement) for placement in placements)

@@ -1,0 +1,205 @@
+"""From plans and reports to what others are told: desired state, routes and status.
+
+Pure functions of one picture; the streams send what they give.
+"""
+
+from __future__ import annotations
+
+from paldia.api import convert
+from paldia.api.v1 import agent_pb2, routing_pb2, state_pb2, types_pb2
+from paldia.core.types import NodeState
+from paldia_controller import rollout
+from paldia_controller.observer import Observer
+from paldia_controller.profiling import Profiling
+from paldia_controller.state import State, profile_key
+
+
+class Views:
+    """What follows from the state, the reports and the measurements under way."""
+
+    def __init__(self, state: State, observer: Observer, profiling: Profiling) -> None:
+        self._state = state
+        self._observer = observer
+        self._profiling = profiling
+
+    def desired(self, node_id: str) -> agent_pb2.ConnectAgentResponse:
+        """Give all that a node should hold and do."""
+        deployments = [
+            agent_pb2.DesiredDeployment(
+                model=name,
+                artifact_digest=placement.artifact_digest,
+                lanes=placement.lanes,
+            )
+            for name, record in sorted(self._state.plans.rows.items())
+            for placement in (*record.message.target, *record.message.retiring)
+            if placement.node_id == node_id
+        ]
+        return agent_pb2.ConnectAgentResponse(
+            deployments=deployments, profile_tasks=self._profiling.task_messages(node_id)
+        )
+
+    def routes(self) -> dict[str, routing_pb2.ModelRoute]:
+        """Give every model's route, by name."""
+        return {
+            name: self._route(record.message)
+            for name, record in sorted(self._state.models.rows.items())
+        }
+
+    def _route(self, model: types_pb2.Model) -> routing_pb2.ModelRoute:
+        revision = model.serving if model.HasField("serving") else model.candidate
+        route = routing_pb2.ModelRoute(
+            model=model.name,
+            generation=revision.generation,
+            slo=revision.spec.slo,
+            on_overload=revision.spec.on_overload,
+        )
+        if not model.HasField("serving"):
+            if model.HasField("candidate"):
+                route.state = routing_pb2.ROUTE_STATE_LOADING
+                route.reason = "its first revision is being measured"
+            else:
+                route.state = routing_pb2.ROUTE_STATE_FAILED
+                route.reason = model.last_failure.reason
+            return route
+        config = self._state.configs.get(revision.spec.artifact_digest)
+        route.model_config = config.model_config if config else b""
+        plan = self._state.plans.get(model.name)
+        route.lanes.extend(self._lanes(model.name, plan) if plan else [])
+        route.slo_unreachable = plan is not None and plan.slo_unreachable
+        route.state = (
+            routing_pb2.ROUTE_STATE_READY if route.lanes else routing_pb2.ROUTE_STATE_LOADING
+        )
+        return route
+
+    def _lanes(self, model: str, plan: state_pb2.StoredPlan) -> list[routing_pb2.Lane]:
+        """Give the ready places: the target's, and the retiring ones while any of it is not."""
+        target = [self._lane(model, placement) for placement in plan.target]
+        lanes = [lane for lane in target if lane is not None]
+        if len(lanes) < len(target):
+            lanes += [
+                lane
+                for placement in plan.retiring
+                if (lane := self._lane(model, placement)) is not None
+            ]
+        return lanes
+
+    def _lane(self, model: str, placement: types_pb2.Placement) -> routing_pb2.Lane | None:
+        status = self._observer.deployment(placement.node_id, model, placement.artifact_digest)
+        if status is None or status.state != types_pb2.PLACEMENT_STATE_READY:
+            return None
+        lane = routing_pb2.Lane(
+            node_id=placement.node_id,
+            hardware=placement.hardware,
+            endpoint=status.endpoint,
+            # While Triton is changing the instance count, the smaller one holds.
+            count=max(1, min(placement.lanes, status.lanes or placement.lanes)),
+            batch_size=placement.batch_size,
+            slowdown=1.0,
+        )
+        stored = self._state.profiles.get(
+            profile_key(placement.artifact_digest, placement.hardware)
+        )
+        profile = convert.profile_from_proto(stored) if stored else None
+        if stored is not None and profile is not None:
+            lane.points.extend(stored.points)
+            lane.slowdown = profile.slowdown(lane.count)
+        return lane
+
+    def model(self, name: str) -> types_pb2.Model | None:
+        """Give a model with its observed status, None if there is none of that name."""
+        record = self._state.models.rows.get(name)
+        if record is None:
+            return None
+        model = types_pb2.Model()
+        model.CopyFrom(record.message)
+        model.resource_version = record.revision
+        plan = self._state.plans.get(name)
+        for placement in (*plan.target, *plan.retiring) if plan else ():
+            model.status.placements.append(self._observed(name, placement))
+        model.status.slo_unreachable = plan is not None and plan.slo_unreachable
+        model.status.phase, model.status.reason = self._phase(model, plan)
+        planner = self._state.planner.get("state")
+        for memory in planner.memories if planner else ():
+            if memory.model == name:
+                model.status.requests_per_second = memory.requests_per_second
+        return model
+
+    def models(self) -> dict[str, types_pb2.Model]:
+        """Give all models with their status, by name."""
+        names = sorted(self._state.models.rows)
+        return {name: model for name in names if (model := self.model(name)) is not None}
+
+    def _observed(self, model: str, placement: types_pb2.Placement) -> types_pb2.Placement:
+        observed = types_pb2.Placement()
+        observed.CopyFrom(placement)
+        status = self._observer.deployment(placement.node_id, model, placement.artifact_digest)
+        observed.state = status.state if status else types_pb2.PLACEMENT_STATE_LOADING
+        if status is not None:
+            observed.endpoint, observed.reason = status.endpoint, status.reason
+        return observed
+
+    def _phase(
+        self, model: types_pb2.Model, plan: state_pb2.StoredPlan | None
+    ) -> tuple[types_pb2.ModelPhase.ValueType, str]:
+        if not model.HasField("serving"):
+            if not model.HasField("candidate"):
+                return types_pb2.MODEL_PHASE_FAILED, model.last_failure.reason
+            return types_pb2.MODEL_PHASE_PROFILING, self.candidate_waits_for(model)
+        ready = [
+            placement
+            for placement in model.status.placements
+            if placement.state == types_pb2.PLACEMENT_STATE_READY
+        ]
+        if ready:
+            return types_pb2.MODEL_PHASE_READY, ""
+        if plan is not None and plan.target:
+            reasons = [p.reason for p in model.status.placements if p.reason]
+            return types_pb2.MODEL_PHASE_STARTING, "; ".join(reasons)
+        if plan is not None and model.serving.spec.min_replicas == 0:
+            return types_pb2.MODEL_PHASE_COLD, "unused; the first request loads it"
+        reason = "no node can take it" if plan is not None else "about to be placed"
+        return types_pb2.MODEL_PHASE_UNPLACED, f"{reason}; see `paldia explain {model.name}`"
+
+    def candidate_waits_for(self, model: types_pb2.Model) -> str:
+        """Say what a model's candidate waits for."""
+        profiles = {key: row.message for key, row in self._state.profiles.rows.items()}
+        return rollout.waiting_for(model, profiles, self._observer.nodes())
+
+    def node(self, node_id: str) -> types_pb2.Node:
+        """Give a node that has connected at least once."""
+        session = self._observer.agents[node_id]
+        ledger = self._ledger()
+        node = types_pb2.Node(
+            id=node_id,
+            hardware=session.info.hardware,
+            state=convert.node_state_to_proto(self._observer.node_state(node_id)),
+            utilisation=session.report.utilisation,
+            models=[
+                status.model
+                for status in session.report.deployments
+                if status.state == types_pb2.PLACEMENT_STATE_READY
+            ],
+            problem=session.report.problem,
+            cost_usd=ledger.cost_usd.get(node_id, 0.0),
+            last_report_at=convert.timestamp(session.reported_wall_s),
+        )
+        if node.state == types_pb2.NODE_STATE_LOST and not node.problem:
+            node.problem = "its agent is silent"
+        return node
+
+    def nodes(self) -> list[types_pb2.Node]:
+        """Give all nodes, by id."""
+        return [self.node(node_id) for node_id in sorted(self._observer.agents)]
+
+    def running(self) -> dict[str, float]:
+        """Give the price in dollars per hour of each node that is paid for now."""
+        paid = (NodeState.ACTIVE, NodeState.DRAINING)
+        return {
+            node_id: session.info.hardware.price_usd_per_hour
+            for node_id, session in sorted(self._observer.agents.items())
+            if self._observer.node_state(node_id) in paid
+        }
+
+    def _ledger(self) -> state_pb2.StoredLedger:
+        planner = self._state.planner.get("state")
+        return planner.ledger if planner else state_pb2.StoredLedger()
