@@ -1,6 +1,11 @@
 # The first interpreter that runs: a version manager's shim may exist for one that isn't installed.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 STORE ?= embedded
+# What protos may not break: the last commit.
+AGAINST ?= HEAD
+# Where generated code goes; lint generates apart and compares.
+GENERATED ?= .
+GENERATED_CHECK := .venv-codegen/check
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -31,6 +36,10 @@ lint: setup  ## Check style, types, layers and protos
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against '.git#ref=$(AGAINST)'
+	@$(MAKE) --no-print-directory generate GENERATED=$(GENERATED_CHECK)
+	@diff -r -x __pycache__ -x __init__.py $(GENERATED_CHECK)/paldia/api/v1 paldia/api/v1 \
+		|| { echo 'paldia/api/v1 is not what protos/ gives; run: make generate'; exit 1; }
 
 format: setup  ## Rewrite code and protos in the house style
 	$(BIN)/ruff check --fix .
@@ -44,8 +53,10 @@ format: setup  ## Rewrite code and protos in the house style
 	@touch $@
 
 generate: .venv-codegen/.ready  ## Generate paldia/api/v1 from protos/
-	PATH=.venv-codegen/bin:$$PATH .venv-codegen/bin/python -m grpc_tools.protoc --proto_path=protos \
-		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. protos/paldia/api/v1/*.proto
+	@mkdir -p $(GENERATED)
+	@PATH=.venv-codegen/bin:$$PATH .venv-codegen/bin/python -m grpc_tools.protoc --proto_path=protos \
+		--python_out=$(GENERATED) --grpc_python_out=$(GENERATED) \
+		--mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) protos/paldia/api/v1/*.proto
 
 clean:  ## Remove what was built and measured
 	rm -rf out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

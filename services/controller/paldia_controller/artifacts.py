@@ -28,6 +28,15 @@ class Artifacts:
         """Whether an artifact is here."""
         return (self._folder / check_digest(digest)).is_file()
 
+    def stored_before(self, wall_s: float) -> set[str]:
+        """Give the artifacts stored before a time, in seconds since 1970."""
+        whole = (path for path in self._folder.iterdir() if path.suffix != ".partial")
+        return {path.name for path in whole if path.stat().st_mtime < wall_s}
+
+    def remove(self, digest: str) -> None:
+        """Delete an artifact; a transfer of it that is under way goes on."""
+        (self._folder / check_digest(digest)).unlink(missing_ok=True)
+
     async def receive(self, pieces: AsyncIterator[control_pb2.UploadArtifactRequest]) -> str:
         """Store an upload under its checksum; nothing of it is kept if it breaks off.
 

@@ -33,6 +33,7 @@ from paldia_controller.control import ControlService
 from paldia_controller.observer import Observer
 from paldia_controller.planner import Planner
 from paldia_controller.profiling import Profiling
+from paldia_controller.retention import Retention
 from paldia_controller.state import State
 from paldia_controller.streams import AgentService, RoutingService, Streams
 from paldia_controller.views import Views
@@ -114,12 +115,15 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         logger().info("controller.serving", address=address, store=store.kind)
         lifecycle.announce_ready(settings.ready_file, {"grpc": address})
         planning = asyncio.create_task(planner.run(stop, settings.tick_s))
-        # Following ends only by an error, which must not pass unseen.
-        await asyncio.wait({planning, follower}, return_when=asyncio.FIRST_COMPLETED)
+        forgetting = asyncio.create_task(Retention(state, artifacts, clock).run(stop))
+        # Each of these ends early only by an error, which must not pass unseen.
+        tasks = {planning, forgetting, follower}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
         await server.stop(GRACE_S)
         if follower.done():
             await follower
-        await planning
+        await asyncio.gather(planning, forgetting)
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)

@@ -8,7 +8,7 @@ caught up. Nothing else in the controller knows keys or encodings.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -137,7 +137,7 @@ class State:
         """
         await self._reached(0, timeout_s)
 
-    async def commit(self, writes: list[Put | Delete], expect: list[Expect]) -> int:
+    async def commit(self, writes: Sequence[Put | Delete], expect: Sequence[Expect]) -> int:
         """Commit to the store and wait until the copy shows it.
 
         Raises:
