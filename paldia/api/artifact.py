@@ -6,6 +6,7 @@ owners), so equal folders have equal checksums wherever they are packed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -18,6 +19,8 @@ from paldia.core.errors import InvalidArgumentError, TooLargeError
 DEFAULT_LIMIT_BYTES = 8 << 30
 ENTRIES_LIMIT = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# What the file system says of names that are too long, or a file's and a folder's at once.
+_BAD_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 _SKIPPED = {"__pycache__", ".git", ".DS_Store"}
 
 
@@ -83,6 +86,8 @@ def _walk(folder: Path) -> list[Path]:
 def unpack(packed: Path, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
     """Extract a packed model folder into `folder`, which must not exist; all or nothing.
 
+    Check the digest first: an archive cut before a file or in its header still reads as whole.
+
     Raises:
         InvalidArgumentError: it is no such archive, or names files outside the folder.
         TooLargeError: what it holds is over `limit_bytes`.
@@ -90,22 +95,30 @@ def unpack(packed: Path, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with tarfile.open(packed, mode="r:") as archive:
-            size_bytes = 0
-            for count, member in enumerate(archive):
-                size_bytes += member.size
-                if count >= ENTRIES_LIMIT or size_bytes > limit_bytes:
-                    raise TooLargeError(
-                        f"the model folder is over its limit of {ENTRIES_LIMIT} files or "
-                        f"{limit_bytes} bytes"
-                    )
-                if not (member.isfile() or member.isdir()):
-                    raise InvalidArgumentError(f"{member.name} in the artifact is no plain file")
-            archive.extractall(partial, filter="data")
-    except (tarfile.TarError, EOFError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        _extract(packed, partial, limit_bytes)
+        partial.rename(folder)
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise InvalidArgumentError(f"not a packed model folder: {error}") from error
-    except (InvalidArgumentError, TooLargeError):
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if error.errno in _BAD_NAME:
+            raise InvalidArgumentError(f"not a packed model folder: {error}") from error
         raise
-    partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _extract(packed: Path, folder: Path, limit_bytes: int) -> None:
+    with tarfile.open(packed, mode="r:") as archive:
+        size_bytes = 0
+        for count, member in enumerate(archive):
+            size_bytes += member.size
+            if count >= ENTRIES_LIMIT or size_bytes > limit_bytes:
+                raise TooLargeError(
+                    f"the model folder is over its limit of {ENTRIES_LIMIT} files or "
+                    f"{limit_bytes} bytes"
+                )
+            if not (member.isfile() or member.isdir()):
+                raise InvalidArgumentError(f"{member.name} in the artifact is no plain file")
+        if not archive.getmembers():
+            raise InvalidArgumentError("not a packed model folder: it is empty")
+        archive.extractall(folder, filter="data")

@@ -19,7 +19,7 @@ def duration(seconds: float) -> Duration:
 
 def seconds(span: Duration) -> float:
     """Give a Duration in seconds."""
-    return span.seconds + span.nanos / 1e9
+    return (span.seconds * 1_000_000_000 + span.nanos) / 1e9
 
 
 def timestamp(wall_s: float) -> Timestamp:

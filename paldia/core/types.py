@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 
 from paldia.core.errors import InvalidArgumentError
+
+SLO_LIMIT_S = 3600.0
+KEEP_ALIVE_LIMIT_S = 365 * 86400.0
 
 
 class OverloadPolicy(enum.Enum):
@@ -24,9 +26,10 @@ class Slo:
     share: float = 0.99
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.latency_s) and self.latency_s > 0):
+        if not 0 < self.latency_s <= SLO_LIMIT_S:
             raise InvalidArgumentError(
-                f"the SLO's latency must be above 0 s, not {self.latency_s:g} s"
+                f"the SLO's latency must lie above 0 s and up to {SLO_LIMIT_S:g} s, "
+                f"not at {self.latency_s:g} s"
             )
         if not 0 < self.share < 1:
             raise InvalidArgumentError(
@@ -54,9 +57,10 @@ class Model:
         for field, value in (("max batch", self.max_batch), ("min replicas", self.min_replicas)):
             if value < 0:
                 raise InvalidArgumentError(f"{field} must not be negative, not {value}")
-        if not (math.isfinite(self.keep_alive_s) and self.keep_alive_s >= 0):
+        if not 0 <= self.keep_alive_s <= KEEP_ALIVE_LIMIT_S:
             raise InvalidArgumentError(
-                f"keep-alive must be 0 s or more, not {self.keep_alive_s:g} s"
+                f"keep-alive must lie between 0 s and {KEEP_ALIVE_LIMIT_S:g} s (a year), "
+                f"not at {self.keep_alive_s:g} s"
             )
 
 

@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ipaddress
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
 
-from paldia.core.errors import (
-    ConflictError,
-    ExpiredError,
-    InternalError,
-    InvalidArgumentError,
-    NotFoundError,
-    NotServableError,
-    OverloadedError,
-    PaldiaError,
-    TooLargeError,
-    UnavailableError,
-    UnsupportedError,
-)
+from paldia.core.errors import InvalidArgumentError, UnavailableError
 from paldia.kit.observability import logger
+from paldia.kit.status import Context, ErrorInterceptor, FailedCall, abort, code_of, error_of
+
+__all__ = [
+    "CHUNK_BYTES",
+    "DEFAULT_MESSAGE_LIMIT_BYTES",
+    "Context",
+    "ErrorInterceptor",
+    "FailedCall",
+    "RpcServer",
+    "abort",
+    "channel_options",
+    "check_bind",
+    "code_of",
+    "error_of",
+    "keep_stream",
+    "open_channel",
+]
 
 Response = TypeVar("Response")
-FailedCall: TypeAlias = "grpc.aio.AioRpcError | grpc.Call"
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-# The four kinds of handler share no type that says so.
-Handler: TypeAlias = Any
 
 _BACKOFF_FIRST_S = 0.2
 _BACKOFF_MOST_S = 3.0
@@ -43,116 +40,6 @@ _BACKOFF_MOST_S = 3.0
 DEFAULT_MESSAGE_LIMIT_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
 """Size of a piece when files travel in streams."""
-
-# TooLargeError shares its code with OverloadedError, which alone carries RetryInfo.
-_CODE_OF_ERROR: tuple[tuple[type[PaldiaError], grpc.StatusCode], ...] = (
-    (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFoundError, grpc.StatusCode.NOT_FOUND),
-    (NotServableError, grpc.StatusCode.FAILED_PRECONDITION),
-    (ConflictError, grpc.StatusCode.ABORTED),
-    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (ExpiredError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
-    (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
-    (InternalError, grpc.StatusCode.INTERNAL),
-)
-
-
-def code_of(error: PaldiaError) -> grpc.StatusCode:
-    """Give the status code that stands for an error."""
-    for kind, code in _CODE_OF_ERROR:
-        if isinstance(error, kind):
-            return code
-    return grpc.StatusCode.INTERNAL
-
-
-def error_of(call: FailedCall) -> PaldiaError:
-    """Turn a failed call's status back into the error that caused it."""
-    code, details = call.code(), call.details() or ""
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        retry_after_s = _retry_after_s(call)
-        if retry_after_s is None:
-            return TooLargeError(details)
-        return OverloadedError(details, retry_after_s)
-    for kind, known in _CODE_OF_ERROR:
-        if code is known:
-            return kind(details)
-    if code is grpc.StatusCode.CANCELLED:
-        return UnavailableError(details or "the call was cancelled")
-    return InternalError(f"{code.name}: {details}")
-
-
-def _retry_after_s(call: FailedCall) -> float | None:
-    status = rpc_status.from_call(call)
-    for detail in status.details if status else ():
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToTimedelta().total_seconds())
-    return None
-
-
-async def abort(context: Context, error: PaldiaError) -> NoReturn:
-    """End a call with the status that stands for `error`."""
-    if isinstance(error, OverloadedError):
-        delay = duration_pb2.Duration()
-        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
-        detail = any_pb2.Any()
-        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-        status = status_pb2.Status(
-            code=code_pb2.RESOURCE_EXHAUSTED, message=str(error), details=[detail]
-        )
-        context.set_trailing_metadata(rpc_status.to_status(status).trailing_metadata)
-    await context.abort(code_of(error), str(error))
-    raise AssertionError("abort always raises")
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Lets servicers raise PaldiaError: this turns it into the call's status."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wrap the handler, whichever of the four kinds it is."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return handler
-        for kind, make in (
-            ("unary_unary", grpc.unary_unary_rpc_method_handler),
-            ("stream_unary", grpc.stream_unary_rpc_method_handler),
-            ("unary_stream", grpc.unary_stream_rpc_method_handler),
-            ("stream_stream", grpc.stream_stream_rpc_method_handler),
-        ):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                guard = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard
-                return make(
-                    guard(behaviour), handler.request_deserializer, handler.response_serializer
-                )
-        return handler
-
-
-def _guard(behaviour: Any) -> Any:
-    async def call(request: Any, context: Context) -> Any:
-        try:
-            return await behaviour(request, context)
-        except PaldiaError as error:
-            await abort(context, error)
-
-    return call
-
-
-def _guard_generator(behaviour: Any) -> Any:
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for response in behaviour(request, context):
-                yield response
-        except PaldiaError as error:
-            await abort(context, error)
-
-    return call
 
 
 class RpcServer:
@@ -308,29 +195,49 @@ async def keep_stream(
     backoff_s = _BACKOFF_FIRST_S
     stopped = asyncio.ensure_future(stop.wait())
     try:
-        while not stop.is_set():
-            responses = aiter(open_stream())
-            connected = False
+        while not stopped.done():
+            stream = open_stream()
+            responses, connected = aiter(stream), False
             try:
-                while True:
-                    step = asyncio.ensure_future(anext(responses))
-                    await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    if not step.done():
-                        step.cancel()
-                        await asyncio.gather(step, return_exceptions=True)
-                        return
-                    response = step.result()
+                while (step := await _step(responses, stopped)) is not None:
+                    try:
+                        response = step.result()
+                    except StopAsyncIteration:
+                        log.info("stream.ended", peer=peer)
+                        break
+                    except grpc.aio.AioRpcError as error:
+                        code, details = error.code().name, error.details()
+                        log.warning("stream.broken", peer=peer, code=code, details=details)
+                        break
                     if not connected:
                         connected, backoff_s = True, _BACKOFF_FIRST_S
                         log.info("stream.connected", peer=peer)
                     await handle(response)
-            except StopAsyncIteration:
-                log.info("stream.ended", peer=peer)
-            except grpc.aio.AioRpcError as error:
-                log.warning(
-                    "stream.broken", peer=peer, code=error.code().name, details=error.details()
-                )
+            finally:
+                await _end(stream)
             await asyncio.wait({stopped}, timeout=backoff_s * jitter.uniform(0.5, 1.0))
             backoff_s = min(backoff_s * 2, _BACKOFF_MOST_S)
     finally:
         stopped.cancel()
+
+
+async def _step(
+    responses: AsyncIterator[Response], stopped: asyncio.Future[Any]
+) -> asyncio.Future[Response] | None:
+    """Wait for the next response, or how the stream ended; None once `stopped`."""
+    step = asyncio.ensure_future(anext(responses))
+    try:
+        await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return None if stopped.done() else step
+    finally:
+        if stopped.done() or not step.done():
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+
+
+async def _end(stream: AsyncIterator[Response]) -> None:
+    """End a call, or a generator around one, so that the peer learns of it now."""
+    if isinstance(stream, grpc.aio.Call):
+        stream.cancel()
+    elif isinstance(stream, AsyncGenerator):
+        await stream.aclose()

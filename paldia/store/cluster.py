@@ -14,7 +14,8 @@ from paldia.store.base import LeaseExpiredError, StoreUnavailableError
 
 Result = TypeVar("Result")
 
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_ANSWERS = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+"""What every member would say; any other failure may be the member's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Cluster:
             try:
                 return await start(member, deadline_s - loop.time())
             except grpc.aio.AioRpcError as error:
-                if error.code() in _LOST:
+                if error.code() not in _ANSWERS:
                     self.leave(member)
                     if tries_left and loop.time() < deadline_s:
                         continue

@@ -166,6 +166,7 @@ class EtcdStore:
         )
         try:
             while (response := await stream.read()) is not grpc.aio.EOF:
+                # A server that lost its data would stay silent until it is back at `revision`.
                 rewound = response.created and response.header.revision < revision
                 if response.canceled or response.compact_revision or rewound:
                     _log_break(prefix, response.cancel_reason or "etcd's history was lost")

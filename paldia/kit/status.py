@@ -1,0 +1,158 @@
+"""Errors to gRPC status codes, in one place, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from paldia.core.errors import (
+    ConflictError,
+    ExpiredError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotServableError,
+    OverloadedError,
+    PaldiaError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+FailedCall: TypeAlias = "grpc.aio.AioRpcError | grpc.Call"
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# The four kinds of handler share no type that says so.
+Handler: TypeAlias = Any
+
+# gRPC refuses trailers over 8 KB: text beyond ASCII triples there, and RetryInfo repeats it.
+_MESSAGE_HEAD_BYTES, _MESSAGE_TAIL_BYTES = 600, 1000
+
+# TooLargeError shares its code with OverloadedError, which alone carries RetryInfo.
+_CODE_OF_ERROR: tuple[tuple[type[PaldiaError], grpc.StatusCode], ...] = (
+    (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (NotServableError, grpc.StatusCode.FAILED_PRECONDITION),
+    (ConflictError, grpc.StatusCode.ABORTED),
+    (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (TooLargeError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (ExpiredError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (UnsupportedError, grpc.StatusCode.UNIMPLEMENTED),
+    (InternalError, grpc.StatusCode.INTERNAL),
+)
+
+
+def code_of(error: PaldiaError) -> grpc.StatusCode:
+    """Give the status code that stands for an error."""
+    for kind, code in _CODE_OF_ERROR:
+        if isinstance(error, kind):
+            return code
+    return grpc.StatusCode.INTERNAL
+
+
+def error_of(call: FailedCall) -> PaldiaError:
+    """Turn a failed call's status back into the error that caused it."""
+    code, details = call.code(), call.details() or ""
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        retry_after_s = _retry_after_s(call)
+        if retry_after_s is None:
+            return TooLargeError(details)
+        return OverloadedError(details, retry_after_s)
+    for kind, known in _CODE_OF_ERROR:
+        if code is known:
+            return kind(details)
+    if code is grpc.StatusCode.CANCELLED:
+        return UnavailableError(details or "the call was cancelled")
+    return InternalError(f"{code.name}: {details}")
+
+
+def _retry_after_s(call: FailedCall) -> float | None:
+    status = rpc_status.from_call(call)
+    for detail in status.details if status else ():
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+    return None
+
+
+def _shortened(message: str) -> str:
+    """Keep both ends of a message that is too long to travel: the cause stands in one."""
+    encoded = message.encode()
+    if len(encoded) <= _MESSAGE_HEAD_BYTES + _MESSAGE_TAIL_BYTES:
+        return message
+    head = encoded[:_MESSAGE_HEAD_BYTES].decode(errors="ignore")
+    tail = encoded[-_MESSAGE_TAIL_BYTES:].decode(errors="ignore")
+    return f"{head} [...] {tail}"
+
+
+async def abort(context: Context, error: PaldiaError) -> NoReturn:
+    """End a call with the status that stands for `error`, a long message shortened."""
+    message = _shortened(str(error))
+    if isinstance(error, OverloadedError):
+        delay = duration_pb2.Duration()
+        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(
+            code=code_pb2.RESOURCE_EXHAUSTED, message=message, details=[detail]
+        )
+        context.set_trailing_metadata(rpc_status.to_status(status).trailing_metadata)
+    await context.abort(code_of(error), message)
+    raise AssertionError("abort always raises")
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Lets servicers raise PaldiaError: this turns it into the call's status."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap the handler, whichever of the four kinds it is."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        for kind, make in (
+            ("unary_unary", grpc.unary_unary_rpc_method_handler),
+            ("stream_unary", grpc.stream_unary_rpc_method_handler),
+            ("unary_stream", grpc.unary_stream_rpc_method_handler),
+            ("stream_stream", grpc.stream_stream_rpc_method_handler),
+        ):
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                guard = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard
+                return make(
+                    guard(behaviour), handler.request_deserializer, handler.response_serializer
+                )
+        return handler
+
+
+def _guard(behaviour: Any) -> Any:
+    async def call(request: Any, context: Context) -> Any:
+        try:
+            return await behaviour(request, context)
+        except PaldiaError as error:
+            await abort(context, error)
+
+    return call
+
+
+def _guard_generator(behaviour: Any) -> Any:
+    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        try:
+            # Closed here and not by the garbage collector, so that its cleanup is prompt.
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except PaldiaError as error:
+            await abort(context, error)
+
+    return call
