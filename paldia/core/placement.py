@@ -48,7 +48,7 @@ class Load:
         waiting = pending_requests(
             self.requests_per_second, self.dispersion, capacity, self.slo, config.burst_z
         )
-        return 1 + self.backlog + math.ceil(waiting)
+        return 1 + max(self.backlog, math.ceil(waiting))
 
     def latency_s(self, beside: Neighbours, config: PolicyConfig) -> float:
         """Predicted seconds until the last of the requests pending at a bad moment is done."""

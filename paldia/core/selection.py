@@ -183,8 +183,8 @@ def _share(
 ) -> Load:
     """Choose batch size and lanes: the least latency among those that keep up.
 
-    Ties go to fewer lanes, then smaller batches; what runs now stays unless something is
-    better by `improvement`, since measured latencies differ by less from day to day.
+    Measured latencies differ by `improvement` from day to day, so what differs by less is a
+    tie. Ties go to what runs now, then to fewer lanes, then to smaller batches.
     """
     limit = load.profile.largest_batch
     if question.view.model.max_batch:
@@ -195,17 +195,17 @@ def _share(
         for batch in batch_sizes(limit)
     ]
     able = [option for option in options if _keeps_up(option, beside, config)] or options
-    best = min(able, key=lambda o: (round(o.latency_s(beside, config), 9), o.lanes, o.batch))
+    least_s = min(option.latency_s(beside, config) for option in able)
+    tied = [
+        option
+        for option in able
+        if option.latency_s(beside, config) * (1 - config.improvement) <= least_s
+    ]
     for assignment in question.current:
         now = replace(load, batch=assignment.batch, lanes=assignment.lanes)
-        if (
-            question.view.profiles.get(assignment.hardware) is load.profile
-            and now in able
-            and now.latency_s(beside, config) * (1 - config.improvement)
-            <= best.latency_s(beside, config)
-        ):
+        if question.view.profiles.get(assignment.hardware) is load.profile and now in tied:
             return now
-    return best
+    return min(tied, key=lambda option: (option.lanes, option.batch))
 
 
 def _keeps_up(load: Load, beside: Neighbours, config: PolicyConfig) -> bool:

@@ -1,1 +1,4 @@
-"""Open-loop load against any server of the inference protocol."""
+"""Load for any server of the KServe V2 protocol over gRPC.
+
+`trace` says when to send, `replay` sends, `report` says how it went.
+"""

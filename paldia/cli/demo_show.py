@@ -1,0 +1,117 @@
+"""The demo's findings as tables and lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from paldia.cli.demo_replay import Replayed
+from paldia.cli.output import table
+from paldia.client import ClusterStatus, Decision, Explanation, Profile
+from paldia.load.report import Report, Second
+
+_BAR_WIDTH = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One file and what became of it; `label` is None if no answer came, for `reason`."""
+
+    path: str
+    label: str | None
+    score: float
+    latency_ms: float
+    node: str
+    reason: str = ""
+
+
+def measured(explanations: Sequence[Explanation]) -> Table:
+    """What was measured of each model on each kind of hardware."""
+    headings = ("MODEL", "HARDWARE", ">MS ALONE", ">REQ/S", ">LOAD S", ">MIB", "FAILURE")
+    return table(
+        headings,
+        [
+            (explanation.model.name, *_measured_row(profile))
+            for explanation in explanations
+            for profile in explanation.profiles
+        ],
+    )
+
+
+def _measured_row(profile: Profile) -> tuple[str, ...]:
+    if not profile.points:
+        return profile.hardware, "-", "-", "-", "-", profile.failure
+    return (
+        profile.hardware,
+        f"{profile.points[0].latency_s * 1e3:.1f}",
+        f"{max(point.batch_size / point.latency_s for point in profile.points):.0f}",
+        f"{profile.load_s:.1f}",
+        f"{profile.memory_bytes / 2**20:.0f}",
+        "",
+    )
+
+
+def files(found: Sequence[Classified]) -> Table:
+    """What each file was taken for."""
+    return table(("FILE", "TYPE", ">SCORE", ">MS", "NODE"), [_file_row(file) for file in found])
+
+
+def _file_row(file: Classified) -> tuple[str, ...]:
+    if file.label is None:
+        return file.path, f"no answer: {file.reason}", "-", "-", "-"
+    return file.path, file.label, f"{file.score:.4f}", f"{file.latency_ms:.1f}", file.node
+
+
+def sentences(compared: Sequence[str], nearness: NDArray[np.float32]) -> Table:
+    """How near each sentence lies to each other, 1 being the same."""
+    headings = ("SENTENCE", *(f">TO {number}" for number in range(1, len(compared) + 1)))
+    rows = [
+        (f"{number} {sentence}", *(f"{cosine:.2f}" for cosine in row))
+        for number, (sentence, row) in enumerate(zip(compared, nearness, strict=True), start=1)
+    ]
+    return table(headings, rows)
+
+
+def timeline(report: Report) -> Table:
+    """A replay second by second: requests, how many in time, and who answered them."""
+    most = max(second.offered for second in report.timeline)
+    headings = (">S", "REQUESTS SENT", ">IN SLO", ">P99 MS", "ANSWERED BY")
+    return table(headings, [_second_row(second, most) for second in report.timeline])
+
+
+def _second_row(second: Second, most: int) -> tuple[str, ...]:
+    bar = "█" * round(_BAR_WIDTH * second.offered / most)
+    counts = sorted(second.by_tag.items())
+    return (
+        str(second.start_s),
+        f"{bar:<{_BAR_WIDTH}} {second.offered}",
+        f"{second.in_slo / second.offered:.0%}" if second.offered else "",
+        "" if second.p99_s is None else f"{second.p99_s * 1e3:.0f}",
+        ", ".join(node if len(counts) == 1 else f"{node} {count}" for node, count in counts),
+    )
+
+
+def summary(replayed: Replayed, status: ClusterStatus) -> list[str]:
+    """Sum up a replay, what moved and why, and what it all cost."""
+    report = replayed.report
+    shares = ", ".join(f"{node.node_id} ${node.cost_usd:.5f}" for node in status.nodes)
+    return [
+        f"{report.offered} requests, {report.unanswered} failed, {report.compliance:.2%} within "
+        f"the SLO, p50 {_ms(report.p50_s)}, p99 {_ms(report.p99_s)}, {replayed.batches} batches",
+        *([_moved(move) for move in replayed.moves] or ["magika stayed where it was"]),
+        f"${status.cost_usd:.5f} since the start ({shares}); "
+        f"${status.cost_usd_per_hour:.2f} an hour now",
+    ]
+
+
+def _moved(move: Decision) -> str:
+    places = f"{', '.join(move.from_node_ids)} to {', '.join(move.to_node_ids)}"
+    return f"moved from {places}: {move.reason}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{seconds * 1e3:.0f} ms"

@@ -1,0 +1,262 @@
+"""What the controller answers, as plain immutable values.
+
+Nothing here knows protobuf, so programs and `--json` output depend on these names alone.
+Times are in seconds, sizes in bytes, prices in dollars, moments in UTC; an unknown figure
+is None.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+from paldia.core.types import NodeState, OverloadPolicy, Slo
+
+
+class ModelPhase(enum.Enum):
+    """Where a model stands."""
+
+    UNKNOWN = "unknown"
+    PROFILING = "profiling"
+    STARTING = "starting"
+    READY = "ready"
+    COLD = "cold"
+    FAILED = "failed"
+    UNPLACED = "unplaced"
+
+
+class PlacementState(enum.Enum):
+    """Whether a model on a node takes requests."""
+
+    UNKNOWN = "unknown"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Provenance(enum.Enum):
+    """Where a figure comes from."""
+
+    UNKNOWN = "unknown"
+    MEASURED = "measured"
+    IMPORTED = "imported"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One accepted deploy or update of a model."""
+
+    generation: int
+    artifact_digest: str
+    slo: Slo
+    max_batch: int
+    min_replicas: int
+    keep_alive_s: float
+    on_overload: OverloadPolicy
+    created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a revision was given up."""
+
+    generation: int
+    reason: str
+    failed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One model on one node."""
+
+    node_id: str
+    hardware: str
+    state: PlacementState
+    lanes: int
+    batch_size: int
+    endpoint: str
+    reason: str
+    artifact_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A deployed model; `resource_version` makes an update compare-and-set."""
+
+    name: str
+    phase: ModelPhase
+    reason: str
+    slo_unreachable: bool
+    requests_per_second: float
+    serving: Revision | None
+    candidate: Revision | None
+    last_failure: Failure | None
+    placements: tuple[Placement, ...]
+    resource_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChange:
+    """News of a watch: everything there is in a snapshot, what changed otherwise."""
+
+    snapshot: bool
+    models: tuple[Model, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU, with its load where it is known."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    memory_used_bytes: int | None
+    sm_utilisation: float | None
+    power_watts: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the fleet; `cpu_utilisation` is the share of its cores in use."""
+
+    node_id: str
+    hardware: str
+    state: NodeState
+    price_usd_per_hour: float
+    cost_usd: float
+    cores: int
+    memory_bytes: int
+    cpu_utilisation: float
+    memory_used_bytes: int
+    gpus: tuple[Gpu, ...]
+    models: tuple[str, ...]
+    problem: str
+    last_report_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A process that takes inference calls, at `address`."""
+
+    frontend_id: str
+    address: str
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The cluster in short; `moves` are those of the `decisions` that moved a model."""
+
+    controller_id: str
+    version: str
+    store: str
+    started_at: datetime | None
+    cost_usd: float
+    cost_usd_per_hour: float
+    decisions: int
+    moves: int
+    frontends: tuple[Frontend, ...]
+    nodes: tuple[Node, ...]
+    models: tuple[Model, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPoint:
+    """Time that one batch takes alone."""
+
+    batch_size: int
+    latency_s: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is known of an artifact on a kind of hardware, or why it isn't (`failure`)."""
+
+    hardware: str
+    artifact_digest: str
+    node_id: str
+    points: tuple[LatencyPoint, ...]
+    load_s: float
+    memory_bytes: int
+    demand_fraction: float
+    colocation_penalty: float
+    provenance: Provenance
+    measured_at: datetime | None
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What was judged of one kind of hardware; `verdict` names the binding constraint."""
+
+    hardware: str
+    node_ids: tuple[str, ...]
+    batch_size: int
+    lanes: int
+    predicted_latency_s: float | None
+    throughput_per_second: float
+    price_usd_per_hour: float
+    added_usd_per_hour: float
+    utilisation: float
+    verdict: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Demand that a decision was made for; a dispersion of 1 is Poisson."""
+
+    requests_per_second: float
+    dispersion: float
+    backlog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision about a model; `chosen` is an index into `candidates`, or None."""
+
+    model: str
+    generation: int
+    decided_at: datetime | None
+    action: str
+    reason: str
+    slo_unreachable: bool
+    demand: Demand
+    candidates: tuple[Candidate, ...]
+    chosen: int | None
+    from_node_ids: tuple[str, ...]
+    to_node_ids: tuple[str, ...]
+    inputs_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A model's decisions, newest first, and the profiles they rest on.
+
+    `current` is what the planner thinks now, whether or not it changes anything.
+    """
+
+    model: Model
+    current: Decision | None
+    decisions: tuple[Decision, ...]
+    profiles: tuple[Profile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeployProgress:
+    """How far a deploy has come.
+
+    `stage` is `packing`, `uploading`, `profiling`, `starting`, `unplaced`, `ready` or
+    `cold`; `fraction` is the share uploaded, None in the other stages; `model` is known
+    from `profiling` on.
+    """
+
+    stage: str
+    detail: str
+    fraction: float | None = None
+    model: Model | None = None

@@ -1,0 +1,99 @@
+"""One batch against one Triton: merge, call, split, and what a failure means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import grpc
+
+from paldia.core.dispatch_types import Dispatch, Retry
+from paldia.core.errors import InternalError
+from paldia_frontend.merging import NotBatchedError, merge, split
+from paldia_frontend.requests import Normalised
+from paldia_frontend.upstream import Verdict, judge
+
+Stub = Any
+InferResponse = Any
+StreamResponse = Any
+
+
+class BatchFailedError(Exception):
+    """A batch got no answer.
+
+    Attributes:
+        verdict: whether to try its requests again, and what to tell their callers if not.
+        is_unmergeable: the model's answers have no row for each row asked.
+    """
+
+    def __init__(self, verdict: Verdict, *, is_unmergeable: bool = False) -> None:
+        super().__init__(str(verdict.error))
+        self.verdict = verdict
+        self.is_unmergeable = is_unmergeable
+
+
+async def infer(
+    stub: Stub, batch: Dispatch, asked: Sequence[Normalised], timeout_s: float | None
+) -> list[InferResponse]:
+    """Give each request's answer, in order.
+
+    Raises:
+        BatchFailedError: there is none.
+    """
+    try:
+        message = merge([one.message for one in asked])
+        response = await stub.ModelInfer(message, timeout=timeout_s)
+        answers = [response]
+        if len(asked) > 1:
+            answers = split(
+                response, [one.rows for one in asked], [one.message.id for one in asked]
+            )
+    except grpc.aio.AioRpcError as failed:
+        raise BatchFailedError(_verdict(failed, batch, asked)) from failed
+    except NotBatchedError as error:
+        verdict = Verdict(Retry.ALONE, InternalError(str(error)))
+        raise BatchFailedError(verdict, is_unmergeable=True) from error
+    for answer in answers:
+        _tag(answer, batch)
+    return answers
+
+
+async def stream(
+    stub: Stub, batch: Dispatch, asked: Normalised, timeout_s: float | None
+) -> AsyncGenerator[StreamResponse, None]:
+    """Give a decoupled model's answers to one request as they come.
+
+    Raises:
+        BatchFailedError: there are none, or no more.
+    """
+    began = False
+    try:
+        async for response in stub.ModelStreamInfer(iter([asked.message]), timeout=timeout_s):
+            began = True
+            _tag(response.infer_response, batch)
+            yield response
+    except grpc.aio.AioRpcError as failed:
+        verdict = _verdict(failed, batch, [asked])
+        # What the caller has heard can't be taken back.
+        retry = Retry.NO if began else verdict.retry
+        raise BatchFailedError(Verdict(retry, verdict.error)) from failed
+
+
+def _verdict(failed: grpc.aio.AioRpcError, batch: Dispatch, asked: Sequence[Normalised]) -> Verdict:
+    verdict = judge(
+        failed,
+        batch.node_id,
+        is_merged=len(asked) > 1,
+        has_version=bool(asked[0].message.model_version),
+        timed=asked[0].timeout_s is not None,
+    )
+    if asked[0].sequence_id is None:
+        return verdict
+    # It may have run in part, and a sequence must not take the same step twice.
+    return Verdict(Retry.NO, verdict.error)
+
+
+def _tag(answer: InferResponse, batch: Dispatch) -> None:
+    answer.model_name = batch.model
+    answer.parameters["paldia_node"].string_param = batch.node_id
+    answer.parameters["paldia_batch"].int64_param = batch.rows

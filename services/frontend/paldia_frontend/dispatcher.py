@@ -1,0 +1,300 @@
+"""Drives the dispatch kernel: callers wait on futures, batches run as tasks.
+
+The kernel decides, this does. All of it runs on one event loop, and nothing here waits but
+for Triton, so no request holds up another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from paldia.core.dispatch import DispatchKernel
+from paldia.core.dispatch_queue import Request
+from paldia.core.dispatch_types import Dispatch, Expire, Fail, Refuse, Retry
+from paldia.core.errors import InternalError, NotFoundError, PaldiaError
+from paldia.kit.clock import Clock
+from paldia.kit.observability import logger
+from paldia_frontend import batches, explain
+from paldia_frontend.batches import BatchFailedError
+from paldia_frontend.metrics import Metrics
+from paldia_frontend.requests import Normalised
+from paldia_frontend.routes import Route
+from paldia_frontend.upstream import Upstream, Upstreams, Verdict
+
+InferResponse = Any
+StreamResponse = Any
+
+_TIMEOUT_LEAST_S = 0.001
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A request that somebody waits for.
+
+    `future` gives the answer or, where the caller makes the call itself, the batch to make.
+    """
+
+    request_id: int
+    route: Route
+    asked: Normalised
+    arrival_s: float
+    deadline_s: float | None
+    makes_call: bool
+    future: asyncio.Future[Any]
+    error: PaldiaError | None = None
+
+
+class Dispatcher:
+    """Gets requests answered."""
+
+    def __init__(
+        self,
+        kernel: DispatchKernel,
+        upstreams: Upstreams,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        message_limit_bytes: int,
+        on_cold_wait: Callable[[], None],
+    ) -> None:
+        """Call `on_cold_wait` whenever a request comes for a model without lanes."""
+        self._kernel = kernel
+        self._upstreams = upstreams
+        self._clock = clock
+        self._metrics = metrics
+        self._message_limit_bytes = message_limit_bytes
+        self._on_cold_wait = on_cold_wait
+        self._loop = asyncio.get_running_loop()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._upstream_of: dict[int, Upstream] = {}
+        self._endpoints: dict[str, list[str]] = {}
+        # Why a model that was served is no longer.
+        self._reasons: dict[str, PaldiaError] = {}
+        # Revisions whose answers turned out not to have a row for each row asked.
+        self._unmergeable: dict[str, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._pump_is_due = False
+
+    def take_routes(self, changed: Sequence[Route], gone: Sequence[str]) -> None:
+        """Serve models as these routes say, and those gone no more."""
+        now_s = self._clock.monotonic_s()
+        for name in gone:
+            self._drop(name, NotFoundError.of("model", name))
+        for route in changed:
+            if route.is_served:
+                self._reasons.pop(route.model, None)
+                self._endpoints[route.model] = route.endpoints
+                self._kernel.plan(route.model, route.plan, now_s)
+            else:
+                self._drop(route.model, explain.not_servable(route))
+        self._upstreams.route(itertools.chain.from_iterable(self._endpoints.values()))
+        self._pump()
+
+    def _drop(self, model: str, reason: PaldiaError) -> None:
+        self._reasons[model] = reason
+        self._endpoints.pop(model, None)
+        self._unmergeable.pop(model, None)
+        self._kernel.remove(model)
+
+    async def infer(
+        self, route: Route, asked: Normalised, deadline_s: float | None, node_id: str | None = None
+    ) -> InferResponse:
+        """Get one answer; on `node_id` if given and possible.
+
+        Raises:
+            PaldiaError: why there is none.
+        """
+        pending = self._submit(route, asked, deadline_s, node_id, makes_call=False)
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            self._abandon(pending)
+            raise
+
+    async def stream(
+        self, route: Route, asked: Normalised, deadline_s: float | None, node_id: str | None = None
+    ) -> AsyncGenerator[StreamResponse, None]:
+        """Get any number of answers, as a decoupled model gives them.
+
+        Raises:
+            PaldiaError: why there are none, or no more.
+        """
+        pending = self._submit(route, asked, deadline_s, node_id, makes_call=True)
+        try:
+            while True:
+                batch: Dispatch = await pending.future
+                pending.future = self._loop.create_future()
+                stub, left_s = self._upstream_of[batch.batch_id].stub, self._time_left_s([pending])
+                try:
+                    async with aclosing(batches.stream(stub, batch, asked, left_s)) as responses:
+                        async for response in responses:
+                            yield response
+                    self._kernel.complete(batch.batch_id, self._clock.monotonic_s())
+                    self._ended(batch.batch_id)
+                    return
+                except BatchFailedError as failed:
+                    self._fail(batch, [pending], failed.verdict)
+                    self._ended(batch.batch_id)
+        finally:
+            self._abandon(pending)
+
+    def _submit(
+        self,
+        route: Route,
+        asked: Normalised,
+        deadline_s: float | None,
+        node_id: str | None,
+        *,
+        makes_call: bool,
+    ) -> _Pending:
+        now_s = self._clock.monotonic_s()
+        request_id = next(self._ids)
+        if asked.timeout_s is not None:
+            until_s = now_s + asked.timeout_s
+            deadline_s = until_s if deadline_s is None else min(deadline_s, until_s)
+        like_key = None
+        merges = asked.like_key is not None and not makes_call
+        if merges and self._unmergeable.get(route.model) != route.generation:
+            # What was checked against different configs is not alike.
+            like_key = (route.generation, asked.message.model_version, asked.like_key)
+        self._kernel.arrive(
+            Request(
+                request_id,
+                route.model,
+                asked.rows,
+                arrival_s=now_s,
+                deadline_s=deadline_s,
+                priority=asked.priority,
+                like_key=like_key,
+                size_bytes=asked.size_bytes,
+                node_id=node_id,
+            )
+        )
+        pending = _Pending(
+            request_id, route, asked, now_s, deadline_s, makes_call, self._loop.create_future()
+        )
+        self._pending[request_id] = pending
+        if not route.plan.lanes:
+            self._on_cold_wait()
+        self._pump_soon()
+        return pending
+
+    def _abandon(self, pending: _Pending) -> None:
+        """Forget a request; harmless if it has ended."""
+        if self._pending.pop(pending.request_id, None) is None:
+            return
+        batch_id = self._kernel.cancel(pending.request_id, self._clock.monotonic_s())
+        if batch_id is None:
+            self._pump_soon()
+        elif batch_id in self._running:
+            self._running[batch_id].cancel()
+        else:
+            self._ended(batch_id)
+
+    # Decisions.
+
+    def _pump_soon(self) -> None:
+        """Let the kernel decide once all that has already come in is known to it."""
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_is_due = False
+        for decision in self._kernel.poll(self._clock.monotonic_s()):
+            if isinstance(decision, Dispatch):
+                self._start(decision)
+                continue
+            pending = self._pending.pop(decision.request_id)
+            if not pending.future.done():
+                pending.future.set_exception(self._explain(decision, pending))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakeup_s = self._kernel.next_wakeup_s()
+        if math.isfinite(wakeup_s):
+            delay_s = max(0.0, wakeup_s - self._clock.monotonic_s())
+            self._timer = self._loop.call_later(delay_s, self._pump)
+
+    def _start(self, batch: Dispatch) -> None:
+        now_s = self._clock.monotonic_s()
+        members = [self._pending[request_id] for request_id in batch.request_ids]
+        waits_s = [now_s - pending.arrival_s for pending in members]
+        self._metrics.note_batch(batch.model, batch.node_id, batch.rows, waits_s)
+        self._upstream_of[batch.batch_id] = self._upstreams.acquire(batch.lane_id)
+        if members[0].makes_call:
+            members[0].future.set_result(batch)
+            return
+        task = self._loop.create_task(self._run(batch, members))
+        self._running[batch.batch_id] = task
+        task.add_done_callback(lambda _: self._ended(batch.batch_id))
+
+    def _explain(self, decision: Refuse | Expire | Fail, pending: _Pending) -> PaldiaError:
+        route, waited_s = pending.route, self._clock.monotonic_s() - pending.arrival_s
+        if isinstance(decision, Refuse):
+            return explain.refused(decision, route)
+        if isinstance(decision, Expire):
+            return explain.expired(route, waited_s)
+        reason = self._reasons.get(route.model)
+        return explain.failed(decision, route, waited_s, batch_error=pending.error, gone=reason)
+
+    # Batches.
+
+    async def _run(self, batch: Dispatch, members: list[_Pending]) -> None:
+        stub, left_s = self._upstream_of[batch.batch_id].stub, self._time_left_s(members)
+        try:
+            answers = await batches.infer(stub, batch, [it.asked for it in members], left_s)
+        except BatchFailedError as failed:
+            if failed.is_unmergeable:
+                route = members[0].route
+                self._unmergeable[route.model] = route.generation
+                logger().warning("model.unmergeable", model=route.model, reason=str(failed))
+            self._fail(batch, members, failed.verdict)
+        except Exception as error:
+            logger().exception("batch.broken", model=batch.model, node=batch.node_id)
+            self._fail(batch, members, Verdict(Retry.NO, InternalError(repr(error))))
+        else:
+            self._kernel.complete(batch.batch_id, self._clock.monotonic_s())
+            for pending, answer in zip(members, answers, strict=True):
+                self._answer(pending, answer)
+
+    def _answer(self, pending: _Pending, answer: InferResponse) -> None:
+        self._pending.pop(pending.request_id, None)
+        if pending.future.done():
+            return
+        size_bytes = answer.ByteSize()
+        if size_bytes > self._message_limit_bytes:
+            error = explain.too_large("answer", size_bytes, self._message_limit_bytes)
+            pending.future.set_exception(error)
+        else:
+            pending.future.set_result(answer)
+
+    def _fail(self, batch: Dispatch, members: list[_Pending], verdict: Verdict) -> None:
+        for pending in members:
+            pending.error = verdict.error
+        why = str(verdict.error)
+        logger().debug("batch.failed", model=batch.model, node=batch.node_id, error=why)
+        self._kernel.fail(batch.batch_id, self._clock.monotonic_s(), verdict.retry)
+
+    def _ended(self, batch_id: int) -> None:
+        """Let go of what a batch held."""
+        self._running.pop(batch_id, None)
+        self._upstreams.release(self._upstream_of.pop(batch_id))
+        # One that was given up has told nobody yet; to others this is old news.
+        self._kernel.fail(batch_id, self._clock.monotonic_s(), Retry.NO)
+        self._pump_soon()
+
+    def _time_left_s(self, members: list[_Pending]) -> float | None:
+        """Time until the last caller gives up; one that does so before is let go then."""
+        latest_s = max(math.inf if it.deadline_s is None else it.deadline_s for it in members)
+        if math.isinf(latest_s):
+            return None
+        return max(_TIMEOUT_LEAST_S, latest_s - self._clock.monotonic_s())

@@ -1,0 +1,286 @@
+"""Where requests go: the routes last heard of, kept when the controller is gone.
+
+Demand goes up the same stream, every second and at once when a request must wait for a
+model without lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import model_config_pb2
+
+from paldia.api import convert
+from paldia.api.v1 import routing_pb2, routing_pb2_grpc
+from paldia.core.dispatch_lanes import Lane
+from paldia.core.dispatch_types import Counters, ModelPlan
+from paldia.core.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    NotServableError,
+    UnavailableError,
+)
+from paldia.core.types import Slo
+from paldia.kit.lifecycle import wait_any
+from paldia.kit.observability import logger
+from paldia.kit.rpc import keep_stream, open_channel
+
+_REPORT_S = 1.0
+_REPORT_GAP_S = 0.05
+"""Least time between reports, however many requests wait for a cold model."""
+
+
+class RouteState(enum.Enum):
+    """Whether a model takes requests."""
+
+    READY = "ready"
+    LOADING = "loading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one model is reached.
+
+    Attributes:
+        plan: its lanes, by endpoint, and its objective.
+        config: inference.ModelConfig, None until the model has loaded anywhere.
+    """
+
+    model: str
+    generation: int
+    state: RouteState
+    reason: str
+    plan: ModelPlan
+    config: Any | None
+
+    @property
+    def name_in_triton(self) -> str:
+        """What Triton calls the model."""
+        return self.config.name if self.config is not None and self.config.name else self.model
+
+    @property
+    def is_decoupled(self) -> bool:
+        """Whether a request may have any number of answers."""
+        return self.config is not None and self.config.model_transaction_policy.decoupled
+
+    @property
+    def is_served(self) -> bool:
+        """Whether requests can be taken: to be answered now, or once it is loaded."""
+        return self.state is not RouteState.FAILED and self.config is not None
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Where its Tritons listen."""
+        return [lane.lane_id for lane in self.plan.lanes]
+
+
+def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
+    """Decode a route; one that makes no sense is a failed one that says so."""
+    try:
+        plan = ModelPlan(
+            lanes=_lanes(message.lanes),
+            slo=convert.slo_from_proto(message.slo),
+            on_overload=convert.overload_from_proto(message.on_overload),
+            slo_unreachable=message.slo_unreachable,
+        )
+        config = model_config_pb2.ModelConfig()
+        config.ParseFromString(message.model_config)
+    except (InvalidArgumentError, DecodeError) as error:
+        reason = f"the controller sent a route that makes no sense: {error}"
+        plan = ModelPlan((), Slo(1.0))
+        return Route(message.model, message.generation, RouteState.FAILED, reason, plan, None)
+    if message.state == routing_pb2.ROUTE_STATE_FAILED:
+        state = RouteState.FAILED
+    elif plan.lanes and message.model_config:
+        state = RouteState.READY
+    else:
+        state = RouteState.LOADING
+    return Route(
+        message.model,
+        message.generation,
+        state,
+        message.reason,
+        plan,
+        config if message.model_config else None,
+    )
+
+
+def _lanes(messages: Iterable[routing_pb2.Lane]) -> tuple[Lane, ...]:
+    lanes = {
+        message.endpoint: Lane(
+            lane_id=message.endpoint,
+            node_id=message.node_id,
+            count=max(1, message.count),
+            batch_limit=max(1, message.batch_size),
+            points=tuple(
+                (point.batch_size, convert.seconds(point.latency)) for point in message.points
+            ),
+            slowdown=max(1.0, message.slowdown),
+        )
+        for message in messages
+    }
+    return tuple(lanes.values())
+
+
+class RouteTable:
+    """The routes of all models, and those who wait for one to become known.
+
+    `hurry` is set when a request has to wait for a model that is not loaded.
+    """
+
+    def __init__(self, waiting_limit: int) -> None:
+        self.received = False
+        self.hurry = asyncio.Event()
+        self._waiting_limit = waiting_limit
+        self._routes: dict[str, Route] = {}
+        self._waiting: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def routes(self) -> list[Route]:
+        """Give all routes by name."""
+        return [route for _, route in sorted(self._routes.items())]
+
+    def find(self, model: str) -> Route | None:
+        """Give a model's route, if there is one."""
+        return self._routes.get(model)
+
+    def get(self, model: str) -> Route:
+        """Give a model's route.
+
+        Raises:
+            UnavailableError: no routes have come yet.
+            NotFoundError: no such model.
+        """
+        if not self.received:
+            raise UnavailableError("this frontend has not heard from its controller yet; try again")
+        route = self._routes.get(model)
+        if route is None:
+            raise NotFoundError.of("model", model)
+        return route
+
+    def waiting(self, model: str) -> int:
+        """Count the requests that wait for a model's config."""
+        return self._waiting.get(model, 0)
+
+    async def servable(self, model: str, patience_s: float) -> Route:
+        """Give a route whose config is known, waiting for the model's first load if need be.
+
+        Raises:
+            UnavailableError: no routes yet, or still loading after `patience_s`.
+            NotFoundError: no such model.
+            NotServableError: it has failed.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + patience_s
+        while True:
+            route = self.get(model)
+            if route.state is RouteState.FAILED:
+                raise NotServableError(f"model {model!r} can't be served: {route.reason}")
+            if route.config is not None:
+                return route
+            left_s = until_s - loop.time()
+            if left_s <= 0 or self.waiting(model) >= self._waiting_limit:
+                raise UnavailableError(f"model {model!r} is still loading: {route.reason}")
+            self._waiting[model] = self.waiting(model) + 1
+            self.hurry.set()
+            try:
+                await wait_any([self._changed.wait()], left_s)
+            finally:
+                self._waiting[model] -= 1
+
+    def apply(self, news: routing_pb2.ConnectFrontendResponse) -> tuple[list[Route], list[str]]:
+        """Take in what the controller sent; give the routes that changed and those gone."""
+        changed = [route_from_proto(message) for message in news.routes]
+        gone = list(news.removed)
+        if news.snapshot:
+            listed = {route.model for route in changed}
+            gone = sorted(name for name in self._routes if name not in listed)
+        for name in gone:
+            self._routes.pop(name, None)
+        self._routes.update((route.model, route) for route in changed)
+        self.received = True
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return changed, gone
+
+
+class RouteFollower:
+    """Holds the stream to the controller."""
+
+    def __init__(
+        self,
+        controller: str,
+        table: RouteTable,
+        counters: Mapping[str, Counters],
+        take: Callable[[list[Route], list[str]], None],
+    ) -> None:
+        """Tell `take` which routes changed and which are gone, report `counters`."""
+        self._controller = controller
+        self._table = table
+        self._counters = counters
+        self._take = take
+
+    async def follow(self, frontend: routing_pb2.FrontendInfo, stop: asyncio.Event) -> None:
+        """Keep the routes up to date until `stop`, through whatever happens to the controller."""
+        channel = open_channel(self._controller)
+        stub: Any = routing_pb2_grpc.RoutingServiceStub(channel)
+        try:
+            await keep_stream(
+                f"controller {self._controller}",
+                lambda: stub.ConnectFrontend(self._requests(frontend)),
+                self._handle,
+                stop,
+            )
+        finally:
+            await channel.close()
+
+    async def _handle(self, news: routing_pb2.ConnectFrontendResponse) -> None:
+        changed, gone = self._table.apply(news)
+        for route in changed:
+            logger().info(
+                "route.changed",
+                model=route.model,
+                generation=route.generation,
+                state=route.state.value,
+                reason=route.reason,
+                lanes=[f"{lane.node_id} x{lane.count}" for lane in route.plan.lanes],
+            )
+        if gone:
+            logger().info("routes.removed", models=gone)
+        self._take(changed, gone)
+
+    async def _requests(
+        self, frontend: routing_pb2.FrontendInfo
+    ) -> AsyncIterator[routing_pb2.ConnectFrontendRequest]:
+        yield routing_pb2.ConnectFrontendRequest(frontend=frontend, demands=self._demands())
+        while True:
+            await asyncio.sleep(_REPORT_GAP_S)
+            await wait_any([self._table.hurry.wait()], _REPORT_S - _REPORT_GAP_S)
+            self._table.hurry.clear()
+            yield routing_pb2.ConnectFrontendRequest(demands=self._demands())
+
+    def _demands(self) -> list[routing_pb2.ModelDemand]:
+        names = [*self._counters, *(r.model for r in self._table.routes() if r.config is None)]
+        return [self._demand(name) for name in dict.fromkeys(names)]
+
+    def _demand(self, model: str) -> routing_pb2.ModelDemand:
+        counters = self._counters.get(model) or Counters()
+        waiting = self._table.waiting(model)
+        return routing_pb2.ModelDemand(
+            model=model,
+            offered=counters.offered,
+            answered_in_slo=counters.answered_in_slo,
+            answered_late=counters.answered_late,
+            refused=counters.refused,
+            failed=counters.failed,
+            expired=counters.expired,
+            batches=counters.batches,
+            backlog=counters.backlog + waiting,
+            in_flight=counters.in_flight,
+        )

@@ -1,0 +1,146 @@
+"""One client's stream: requests run side by side, answers keep the requests' order.
+
+That is what Triton does for models with one answer to a request; the answers of decoupled
+models go out as they come. A stream holds a bounded number of requests and answers, and
+reads on only as they are taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from tritonclient.grpc import service_pb2
+
+from paldia.core.errors import InternalError, PaldiaError, UnavailableError
+from paldia.kit.observability import logger
+
+InferRequest = Any
+StreamResponse = Any
+
+_REQUESTS_MOST = 128
+_RESPONSES_MOST = 16
+
+
+class StreamSession:
+    """Answers the requests of one stream."""
+
+    def __init__(
+        self,
+        answers: Callable[[InferRequest], AsyncGenerator[StreamResponse, None]],
+        is_ordered: Callable[[InferRequest], bool],
+        stop: asyncio.Event,
+        *,
+        ends_on_error: bool,
+    ) -> None:
+        """Give each request to `answers`; with `ends_on_error` a failure ends the stream."""
+        self._answers = answers
+        self._is_ordered = is_ordered
+        self._stop = stop
+        self._ends_on_error = ends_on_error
+        self._places = asyncio.Semaphore(_REQUESTS_MOST)
+        # None ends the stream well, an error with its status.
+        self._out: asyncio.Queue[StreamResponse | PaldiaError | None] = asyncio.Queue(
+            _RESPONSES_MOST
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(
+        self, requests: AsyncIterator[InferRequest]
+    ) -> AsyncGenerator[StreamResponse, None]:
+        """Give the answers to send.
+
+        Raises:
+            PaldiaError: what ends the stream.
+        """
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while (item := await self._out.get()) is not None:
+                if isinstance(item, PaldiaError):
+                    raise item
+                yield item
+        finally:
+            tasks = [reader, *self._tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, requests: AsyncIterator[InferRequest]) -> None:
+        stopped = asyncio.ensure_future(self._stop.wait())
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn.set_result(None)
+        end: PaldiaError | None = None
+        try:
+            while True:
+                await self._places.acquire()
+                request = await _next_unless(requests, stopped)
+                if request is None:
+                    break
+                before, turn = turn, asyncio.get_running_loop().create_future()
+                task = asyncio.create_task(self._serve(request, before, turn))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            if stopped.done():
+                end = UnavailableError("this frontend is stopping; open the stream again")
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            await self._out.put(end)
+        finally:
+            stopped.cancel()
+
+    async def _serve(
+        self,
+        request: InferRequest,
+        before: asyncio.Future[None],
+        turn: asyncio.Future[None],
+    ) -> None:
+        """Answer one request: once `before` is done if in order; `turn` tells the next one."""
+        is_ordered = self._is_ordered(request)
+        if not is_ordered:
+            before.add_done_callback(lambda _: _take(turn))
+        try:
+            async with aclosing(self._answers(request)) as responses:
+                async for response in responses:
+                    if is_ordered:
+                        await before
+                    await self._out.put(response)
+        except PaldiaError as error:
+            if is_ordered:
+                await before
+            await self._out.put(error if self._ends_on_error else _in_band(error, request.id))
+        except Exception as error:
+            logger().exception("stream.request_failed", model=request.model_name)
+            await self._out.put(InternalError(repr(error)))
+        finally:
+            self._places.release()
+            if is_ordered:
+                _take(turn)
+
+
+def _take(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
+
+
+async def _next_unless(
+    requests: AsyncIterator[InferRequest], stopped: asyncio.Future[Any]
+) -> InferRequest | None:
+    """Give the next request; None if there is none or `stopped` comes first."""
+    step = asyncio.ensure_future(anext(requests, None))
+    try:
+        await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        return step.result() if step.done() and not stopped.done() else None
+    finally:
+        if not step.done():
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+
+
+def _in_band(error: PaldiaError, request_id: str) -> StreamResponse:
+    """Give an error as Triton puts it into a stream."""
+    prefix = f"[request id: {request_id}] " if request_id else ""
+    response = service_pb2.ModelStreamInferResponse(error_message=f"{prefix}{error}")
+    response.infer_response.id = request_id
+    return response

@@ -1,0 +1,215 @@
+"""The life of one model's artifact on this node: one Triton, brought up, watched, drained.
+
+Level-triggered: it is told how many lanes are wanted, 0 for none, and works towards
+that until it is reached. What fails is tried again, ever more slowly, while it is wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from paldia.api import convert
+from paldia.api.v1 import agent_pb2
+from paldia.api.v1 import types_pb2 as pb
+from paldia.core.errors import NotServableError, PaldiaError, UnavailableError
+from paldia.kit.lifecycle import sleep_unless
+from paldia.kit.observability import logger
+from paldia_nodeagent import causes
+from paldia_nodeagent.artifacts import ArtifactCache
+from paldia_nodeagent.launcher import Launcher
+from paldia_nodeagent.triton import LoadHungError, TritonProcess
+
+_CHECK_EVERY_S = 1.0
+_BACKOFF_FIRST_S = 1.0
+_BACKOFF_MOST_S = 30.0
+# Up for so long, it has recovered: the next failure is the first again.
+_STABLE_S = 60.0
+_FAILURES_COUNTED = 10
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """What names a deployment: an update runs beside what it replaces."""
+
+    model: str
+    digest: str
+
+
+class Deployment:
+    """One (model, artifact) pair on this node."""
+
+    def __init__(
+        self,
+        key: Key,
+        lanes: int,
+        launcher: Launcher,
+        artifacts: ArtifactCache,
+        slots: asyncio.Semaphore,
+        *,
+        drain_s: float,
+        on_change: Callable[[], None],
+        adopted: TritonProcess | None = None,
+    ) -> None:
+        """Start working towards `lanes` lanes; `adopted` serves already.
+
+        `slots` bounds how many deployments come up at once; `on_change` is called when
+        there is something new to report.
+        """
+        self.key = key
+        self._wanted = lanes
+        self._launcher = launcher
+        self._artifacts = artifacts
+        self._slots = slots
+        self._drain_s = drain_s
+        self._on_change = on_change
+        self._triton = adopted
+        self._state = pb.PLACEMENT_STATE_READY if adopted else pb.PLACEMENT_STATE_LOADING
+        self._reason = ""
+        self._memory_bytes = 0
+        self._failures = 0
+        self._ready_since_s = time.monotonic()
+        self._relane_after_s = 0.0
+        self._poke = asyncio.Event()
+        self.task = asyncio.create_task(self._live(), name=f"deployment {key.model}")
+
+    @property
+    def wanted(self) -> int:
+        """Lanes wanted; 0 once it is to go."""
+        return self._wanted
+
+    def want(self, lanes: int) -> None:
+        """Say how many lanes are wanted; 0 ends it, in order where it serves."""
+        self._wanted = lanes
+        self._poke.set()
+        if lanes == 0 and self._state in (pb.PLACEMENT_STATE_LOADING, pb.PLACEMENT_STATE_FAILED):
+            # Nobody uses it, and a load may take long.
+            self.task.cancel()
+
+    def status(self) -> agent_pb2.DeploymentStatus:
+        """Say how it is."""
+        status = agent_pb2.DeploymentStatus(
+            model=self.key.model,
+            artifact_digest=self.key.digest,
+            state=self._state,
+            reason=self._reason,
+        )
+        if self._triton is not None and self._triton.config is not None:
+            status.endpoint = self._triton.record.endpoint
+            status.lanes = self._triton.lanes
+            status.load.CopyFrom(convert.duration(self._triton.record.load_s))
+            status.memory_bytes = self._memory_bytes
+            status.model_config = self._triton.config.SerializeToString()
+        return status
+
+    async def _live(self) -> None:
+        try:
+            while True:
+                await self._keep_serving()
+                if await self._drain():
+                    return
+        finally:
+            if self._triton is not None:
+                await self._triton.kill()
+            logger().info("deployment.ended", model=self.key.model, digest=self.key.digest)
+
+    async def _keep_serving(self) -> None:
+        """Bring it up, as often as it takes, and watch it; return when it isn't wanted."""
+        while self._wanted:
+            try:
+                if self._triton is None:
+                    self._triton = await self._bring_up()
+                while self._wanted:
+                    await self._look_after(self._triton)
+            except Exception as error:
+                # Whatever it is, it must not take the agent and its other models down.
+                await self._recover(error)
+
+    async def _bring_up(self) -> TritonProcess:
+        async with self._slots:
+            artifact = await self._artifacts.obtain(self.key.digest)
+            began_s = time.monotonic()
+            triton = await self._launcher.launch(
+                self.key.model, self.key.digest, artifact, self._wanted, "serve"
+            )
+            triton.settle(time.monotonic() - began_s)
+        self._ready_since_s = time.monotonic()
+        return triton
+
+    async def _look_after(self, triton: TritonProcess) -> None:
+        """Make its lanes as wanted and check it, about once a second."""
+        self._poke.clear()
+        if triton.lanes != self._wanted and time.monotonic() >= self._relane_after_s:
+            await self._relane(triton, self._wanted)
+        await triton.check_health()
+        self._memory_bytes = triton.memory_bytes()
+        if self._state is not pb.PLACEMENT_STATE_READY:
+            self._set(pb.PLACEMENT_STATE_READY)
+        if time.monotonic() - self._ready_since_s > _STABLE_S:
+            self._failures = 0
+        await sleep_unless(self._poke, _CHECK_EVERY_S)
+
+    async def _relane(self, triton: TritonProcess, lanes: int) -> None:
+        """Change the number of lanes; failing that, what is there goes on serving."""
+        try:
+            await triton.load(lanes)
+            logger().info("deployment.relaned", model=self.key.model, lanes=triton.lanes)
+            self._set(self._state)
+        except LoadHungError:
+            raise
+        except NotServableError as error:
+            self._relane_after_s = time.monotonic() + _BACKOFF_MOST_S
+            self._set(self._state, f"can't have {lanes} lanes: {error}")
+
+    async def _recover(self, error: Exception) -> None:
+        """End what is left of it, say why, and wait before the next try."""
+        # What may well work the next time isn't the model's fault.
+        transient = isinstance(error, UnavailableError)
+        state = pb.PLACEMENT_STATE_LOADING if transient else pb.PLACEMENT_STATE_FAILED
+        known = isinstance(error, PaldiaError | OSError)
+        reason = causes.shorten(str(error) if known else f"{type(error).__name__}: {error}")
+        self._set(state, reason)
+        logger().warning(
+            "deployment.failed",
+            model=self.key.model,
+            digest=self.key.digest,
+            reason=reason,
+            failures=self._failures,
+            exc_info=not known,
+        )
+        served = self._triton is not None
+        if self._triton is not None:
+            await self._triton.kill()
+            self._triton = None
+        # What has served restarts at once the first time.
+        if self._failures or not served:
+            await self._wait_wanted(min(_BACKOFF_FIRST_S * 2**self._failures, _BACKOFF_MOST_S))
+        self._failures = min(self._failures + 1, _FAILURES_COUNTED)
+
+    async def _wait_wanted(self, wait_s: float) -> None:
+        end_s = time.monotonic() + wait_s
+        while self._wanted and (left_s := end_s - time.monotonic()) > 0:
+            self._poke.clear()
+            await sleep_unless(self._poke, left_s)
+
+    async def _drain(self) -> bool:
+        """Let callers leave, then end Triton; False if it was wanted again in time."""
+        if self._triton is None:
+            return True
+        self._set(pb.PLACEMENT_STATE_DRAINING)
+        end_s = time.monotonic() + self._drain_s
+        while not self._wanted and (left_s := end_s - time.monotonic()) > 0:
+            self._poke.clear()
+            await sleep_unless(self._poke, left_s)
+        if self._wanted:
+            self._set(pb.PLACEMENT_STATE_READY)
+            return False
+        await self._triton.end()
+        self._triton = None
+        return True
+
+    def _set(self, state: pb.PlacementState.ValueType, reason: str = "") -> None:
+        self._state, self._reason = state, reason
+        self._on_change()

@@ -1,0 +1,129 @@
+"""Starts Tritons, and takes over those that an earlier agent left running."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from pathlib import Path
+
+from paldia.core.errors import UnavailableError
+from paldia.kit.observability import logger
+from paldia_nodeagent import processes, repository
+from paldia_nodeagent.ledger import Purpose, Record
+from paldia_nodeagent.runtime import Runtime
+from paldia_nodeagent.triton import STOP_GRACE_S, Site, TritonProcess
+
+_LEFTOVER_GRACE_S = 2.0
+
+
+class Launcher:
+    """Starts Tritons, and takes over those that an earlier agent started."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def launch(
+        self, model: str, digest: str, artifact: Path, lanes: int, purpose: Purpose
+    ) -> TritonProcess:
+        """Start a Triton, load the model and give the process, which answers then.
+
+        Raises:
+            NotServableError: there is no Triton, or the model can't be loaded.
+            UnavailableError: Triton didn't come up in time.
+        """
+        runtime = self._site.finder.runtime()
+        repository.check_model_name(model)
+        run = self._site.ledger.new_run()
+        repository.build_repository(artifact, self._site.repository(run), model, lanes)
+        triton = self._spawn(runtime, run, model, digest, purpose)
+        try:
+            await triton.listen()
+            await triton.load(lanes)
+        except BaseException:
+            await triton.kill()
+            raise
+        return triton
+
+    def _spawn(
+        self, runtime: Runtime, run: str, model: str, digest: str, purpose: Purpose
+    ) -> TritonProcess:
+        site = self._site
+        arguments = [
+            str(runtime.tritonserver),
+            f"--model-repository={site.repository(run)}",
+            f"--backend-directory={runtime.backends}",
+            "--model-control-mode=explicit",
+            f"--grpc-address={site.host}",
+            "--grpc-port=0",
+            # Our clients ping during long inferences, to notice dead peers.
+            "--grpc-http2-max-ping-strikes=0",
+            "--allow-http=false",
+            "--allow-metrics=false",
+            f"--exit-timeout-secs={STOP_GRACE_S:.0f}",
+            f"--backend-config=python,shm-region-prefix-name={site.prefix(run)}-",
+        ]
+        log = site.home.log_path(model, digest, purpose)
+        log.unlink(missing_ok=True)
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                arguments,
+                env=dict(runtime.environment),
+                cwd=site.ledger.folder(run),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                # It outlives the agent, and one signal reaches it with its stubs.
+                start_new_session=True,
+            )
+        ticks = processes.started_ticks(child.pid) or 0
+        record = Record(run, model, digest, purpose, child.pid, ticks)
+        site.ledger.write(record)
+        site.throttle.add(child.pid)
+        logger().info("triton.started", pid=child.pid, model=model, digest=digest, purpose=purpose)
+        return TritonProcess(record, log, site, child)
+
+    async def take_over(self) -> list[TritonProcess]:
+        """Adopt the healthy Tritons of an earlier agent and end the others, strays too."""
+        tritons = await asyncio.gather(*map(self._consider, self._site.ledger.read()))
+        adopted = {
+            (triton.record.model, triton.record.digest): triton for triton in tritons if triton
+        }
+        runs = frozenset(triton.record.run for triton in adopted.values())
+        self._sweep(runs)
+        for triton in adopted.values():
+            self._site.throttle.add(triton.record.pid)
+            logger().info("triton.adopted", pid=triton.record.pid, model=triton.record.model)
+        return [*adopted.values()]
+
+    async def _consider(self, record: Record) -> TritonProcess | None:
+        """Give the process on record if it serves; if it only runs, end it."""
+        log = self._site.home.log_path(record.model, record.digest, record.purpose)
+        triton = TritonProcess(record, log, self._site)
+        if not triton.alive():
+            return None
+        # The earlier agent may have died while it was stopped.
+        processes.signal_group(record.pid, signal.SIGCONT)
+        if await _serves(triton):
+            return triton
+        await triton.end(grace_s=_LEFTOVER_GRACE_S)
+        return None
+
+    def _sweep(self, runs: frozenset[str]) -> None:
+        """Remove processes, folders and shared memory that belong to no run of `runs`."""
+        mark = self._site.prefix("")
+        keep = frozenset(map(self._site.prefix, runs))
+        processes.kill_marked(mark, keep)
+        processes.remove_shared_memory(mark, keep)
+        self._site.ledger.forget_all_but(runs)
+
+
+async def _serves(triton: TritonProcess) -> bool:
+    if triton.record.purpose != "serve" or not triton.record.endpoint:
+        return False
+    try:
+        triton.config = await triton.admin.config(triton.record.model)
+        await triton.check_health()
+    except UnavailableError:
+        return False
+    return await triton.admin.ready(triton.record.model)

@@ -1,0 +1,120 @@
+"""Processes as /proc shows them: who is alive, who is a stray, what they leave behind.
+
+A pid alone names nobody, since pids are used again: a process is its pid and the time
+it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory is there and nowhere else
+
+
+def started_ticks(pid: int) -> int | None:
+    """Give a living process's start in clock ticks since boot; None if dead or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything; the fields after it are fixed.
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def fates_of_children(pid: int, name: str) -> dict[int, int | None]:
+    """Give how the children of a process whose names start with `name` ended, by pid.
+
+    None is a living child; otherwise the exit code, or minus the number of the signal
+    that killed it. Only children that their parent hasn't asked after are known.
+    """
+    fates: dict[int, int | None] = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                if child.name().startswith(name):
+                    fates[child.pid] = _fate(child)
+    return fates
+
+
+def _fate(process: psutil.Process) -> int | None:
+    if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        return None
+    wait_status = int(Path(f"/proc/{process.pid}/stat").read_text().split()[-1])
+    return os.waitstatus_to_exitcode(wait_status)
+
+
+def kill_marked(mark: str, spare: frozenset[str] = frozenset()) -> int:
+    """Kill Tritons and stubs with `mark`, but none of `spare`, in an argument; give their number.
+
+    Both carry their shared-memory prefix there, so this finds them however they came to
+    be alone.
+    """
+    count = 0
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if not (process.info["name"] or "").startswith("triton"):
+            continue
+        text = "\0".join(process.info["cmdline"] or [])
+        if mark in text and not any(kept in text for kept in spare):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                count += 1
+    return count
+
+
+def signal_group(pgid: int, signum: int) -> None:
+    """Signal a process group; no error if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pgid, signum)
+
+
+def remove_shared_memory(prefix: str, keep: frozenset[str] = frozenset()) -> int:
+    """Remove regions whose names start with `prefix` but with none of `keep`; give their number.
+
+    Killed Tritons and stubs leave theirs behind.
+    """
+    count = 0
+    for path in _SHARED_MEMORY.glob(f"{prefix}*"):
+        if not any(path.name.startswith(kept) for kept in keep):
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """List a process and all below it; none if it is gone."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def resident_bytes(pid: int) -> int:
+    """Give the resident memory of a process and all below it."""
+    total = 0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += process.memory_info().rss
+    return total
+
+
+def demanded_cpu_s(pid: int) -> float:
+    """Give the CPU seconds that a process and all below it had, or waited for while others ran.
+
+    Without the wait, a process that shares its cores would seem to want less.
+    """
+    total_s = 0.0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            times = process.cpu_times()
+            total_s += times.user + times.system
+        for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            # Nanoseconds run, nanoseconds waited, times run; absent on some kernels.
+            with contextlib.suppress(OSError, IndexError):
+                total_s += int(thread.read_text().split()[1]) / 1e9
+    return total_s

@@ -1,0 +1,167 @@
+"""Makes the node hold what the controller wants: the difference, then its steps.
+
+Level-triggered: each message is all that is wanted, so a lost one costs nothing. Until
+the first has come, and while the controller is away, everything stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from paldia.api.v1 import agent_pb2
+from paldia.kit.observability import logger
+from paldia_nodeagent.artifacts import ArtifactCache
+from paldia_nodeagent.deployment import Deployment, Key
+from paldia_nodeagent.launcher import Launcher
+from paldia_nodeagent.triton import STOP_GRACE_S, TritonProcess
+
+DEPLOYMENTS_LIMIT = 256
+_COMING_UP_MOST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Bring up a deployment that isn't there."""
+
+    key: Key
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """Change the lanes of one that is there; if it drains, call it back while that works."""
+
+    key: Key
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """End one that is there."""
+
+    key: Key
+
+
+Step = Start | Adjust | Drain
+
+
+def difference(desired: Mapping[Key, int], actual: Mapping[Key, int]) -> list[Step]:
+    """Give the steps from `actual` to `desired`, both lanes wanted by deployment.
+
+    In `actual`, 0 is one that is on its way out.
+    """
+    steps: list[Step] = []
+    for key, lanes in sorted(desired.items()):
+        if key not in actual:
+            steps.append(Start(key, lanes))
+        elif actual[key] != lanes:
+            steps.append(Adjust(key, lanes))
+    steps.extend(
+        Drain(key) for key, lanes in sorted(actual.items()) if lanes and key not in desired
+    )
+    return steps
+
+
+def wanted_lanes(response: agent_pb2.ConnectAgentResponse) -> dict[Key, int]:
+    """Read what the controller wants: lanes by deployment, at least 1, bounded in number."""
+    listed = response.deployments[:DEPLOYMENTS_LIMIT]
+    if len(response.deployments) > len(listed):
+        logger().error("desired.cut", wanted=len(response.deployments), limit=DEPLOYMENTS_LIMIT)
+    return {Key(item.model, item.artifact_digest): max(1, item.lanes) for item in listed}
+
+
+class Reconciler:
+    """The deployments on this node."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        artifacts: ArtifactCache,
+        *,
+        drain_s: float,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Hold nothing yet; `on_change` is called when there is something new to report."""
+        self._launcher = launcher
+        self._artifacts = artifacts
+        self._drain_s = drain_s
+        self._on_change = on_change
+        self._slots = asyncio.Semaphore(_COMING_UP_MOST)
+        self._desired: dict[Key, int] | None = None
+        self._actual: dict[Key, Deployment] = {}
+        self._closing = False
+
+    def adopt(self, tritons: list[TritonProcess]) -> None:
+        """Take up what an earlier agent left running."""
+        for triton in tritons:
+            key = Key(triton.record.model, triton.record.digest)
+            self._start(key, triton.lanes, triton)
+
+    def want(self, desired: dict[Key, int]) -> None:
+        """Work towards `desired`, lanes by deployment, from now on."""
+        if not self._closing:
+            self._desired = desired
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        if self._desired is None:
+            return
+        actual = {key: deployment.wanted for key, deployment in self._actual.items()}
+        for step in difference(self._desired, actual):
+            logger().info("reconcile.step", step=type(step).__name__, **_fields(step))
+            match step:
+                case Start(key, lanes):
+                    self._start(key, lanes)
+                case Adjust(key, lanes):
+                    self._actual[key].want(lanes)
+                case Drain(key):
+                    self._actual[key].want(0)
+
+    def _start(self, key: Key, lanes: int, adopted: TritonProcess | None = None) -> None:
+        deployment = Deployment(
+            key,
+            lanes,
+            self._launcher,
+            self._artifacts,
+            self._slots,
+            drain_s=self._drain_s,
+            on_change=self._on_change,
+            adopted=adopted,
+        )
+        self._actual[key] = deployment
+        deployment.task.add_done_callback(lambda task: self._ended(key, task))
+        self._on_change()
+
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        del self._actual[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger().error("deployment.broke", model=key.model, exc_info=error)
+        self._on_change()
+        # It may have been wanted again when it was too late to call it back.
+        self._reconcile()
+
+    def statuses(self) -> list[agent_pb2.DeploymentStatus]:
+        """Say how each deployment is, by key."""
+        return [self._actual[key].status() for key in sorted(self._actual)]
+
+    def digests(self) -> set[str]:
+        """Give the artifacts in use or wanted."""
+        return {key.digest for key in [*self._actual, *(self._desired or {})]}
+
+    async def shut_down(self) -> None:
+        """Drain and end every deployment; bounded in time."""
+        self._closing = True
+        self._desired = {}
+        self._reconcile()
+        tasks = [deployment.task for deployment in self._actual.values()]
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=self._drain_s + 2 * STOP_GRACE_S)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+
+def _fields(step: Step) -> dict[str, object]:
+    return {"model": step.key.model, "digest": step.key.digest, "lanes": getattr(step, "lanes", 0)}

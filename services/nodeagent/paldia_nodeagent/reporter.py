@@ -1,0 +1,70 @@
+"""Puts together what the controller hears: who the node is, and how."""
+
+from __future__ import annotations
+
+import time
+
+from paldia.api import convert
+from paldia.api.v1 import agent_pb2
+from paldia.api.v1 import types_pb2 as pb
+from paldia_nodeagent.devices.cpu import Cpu
+from paldia_nodeagent.devices.nvidia import Gpus
+from paldia_nodeagent.profiler import Profiler
+from paldia_nodeagent.reconciler import Reconciler
+from paldia_nodeagent.runtime import RuntimeFinder
+
+_NO_MPS = (
+    "the models on a GPU share it in time: this agent doesn't run NVIDIA MPS, so shares of "
+    "streaming multiprocessors that are asked for don't take effect"
+)
+
+
+class Reporter:
+    """Reports on the parts of the agent."""
+
+    def __init__(
+        self,
+        cpu: Cpu,
+        gpus: Gpus,
+        finder: RuntimeFinder,
+        reconciler: Reconciler,
+        profiler: Profiler,
+    ) -> None:
+        self._cpu = cpu
+        self._gpus = gpus
+        self._finder = finder
+        self._reconciler = reconciler
+        self._profiler = profiler
+        self._warnings = [_NO_MPS] if gpus.describe() else []
+
+    def report(self) -> agent_pb2.NodeReport:
+        """Say how the node is now."""
+        return agent_pb2.NodeReport(
+            reported_at=convert.timestamp(time.time()),
+            utilisation=pb.Utilisation(
+                cpu=self._cpu.share(),
+                memory_used_bytes=self._cpu.memory_used_bytes(),
+                gpus=self._gpus.utilisation(),
+            ),
+            deployments=self._reconciler.statuses(),
+            profile_results=self._profiler.results(),
+            problem=self._finder.problem,
+            warnings=self._warnings,
+        )
+
+
+def describe_node(
+    cpu: Cpu, gpus: Gpus, *, node_id: str, hardware: str, price_usd_per_hour: float, version: str
+) -> agent_pb2.NodeInfo:
+    """Say who the node is."""
+    return agent_pb2.NodeInfo(
+        node_id=node_id,
+        hardware=pb.Hardware(
+            name=hardware,
+            price_usd_per_hour=price_usd_per_hour,
+            memory_bytes=cpu.memory_bytes,
+            cores=cpu.cores,
+            gpus=gpus.describe(),
+        ),
+        agent_version=version,
+    )

@@ -1,0 +1,954 @@
+"""The dispatch kernel: examples for each rule, then all rules at once on random histories."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from paldia.core.dispatch import DispatchKernel
+from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, Slot, finish_s
+from paldia.core.dispatch_queue import LazyHeap, Request
+from paldia.core.dispatch_types import (
+    Decision,
+    Dispatch,
+    Expire,
+    Fail,
+    FailCause,
+    Limits,
+    ModelPlan,
+    Refuse,
+    RefuseCause,
+    Retry,
+)
+from paldia.core.errors import NotFoundError
+from paldia.core.types import OverloadPolicy, Slo
+
+SLO = Slo(latency_s=1.0)
+
+
+def lane(
+    name: str = "a",
+    count: int = 1,
+    batch: int = 4,
+    points: tuple[tuple[int, float], ...] = ((1, 0.1), (4, 0.1)),
+    slowdown: float = 1.0,
+    node: str | None = None,
+) -> Lane:
+    return Lane(name, node or f"node-{name}", count, batch, points, slowdown)
+
+
+def kernel_with(*lanes: Lane, limits: Limits | None = None, **plan: object) -> DispatchKernel:
+    kernel = DispatchKernel(limits)
+    kernel.plan("m", ModelPlan(lanes, SLO, **plan), 0.0)  # type: ignore[arg-type]
+    return kernel
+
+
+def ask(
+    kernel: DispatchKernel, request_id: int, at_s: float = 0.0, rows: int = 1, **more: object
+) -> None:
+    more = {"like_key": "k", **more}
+    kernel.arrive(Request(request_id, "m", rows, at_s, **more))  # type: ignore[arg-type]
+
+
+def batches(decisions: list[Decision]) -> list[tuple[str, tuple[int, ...]]]:
+    assert all(isinstance(decision, Dispatch) for decision in decisions), decisions
+    return [(d.lane_id, d.request_ids) for d in decisions if isinstance(d, Dispatch)]
+
+
+# Predictions.
+
+
+def test_latency_is_linear_between_points_and_beyond_the_last():
+    measured = lane(points=((1, 0.010), (2, 0.012), (4, 0.020)))
+    assert [measured.latency_s(rows) for rows in (1, 2, 3, 4, 8)] == pytest.approx(
+        [0.010, 0.012, 0.016, 0.020, 0.036]
+    )
+    assert lane(points=((4, 0.5),)).latency_s(1) == 0.5
+    assert lane(points=()).latency_s(3) == 0.0
+
+
+def test_slowdown_grows_with_the_lanes_in_use():
+    shared = lane(count=3, slowdown=2.0)
+    assert [shared.slowdown_of(running) for running in (0, 1, 2, 3)] == [1.0, 1.0, 1.5, 2.0]
+
+
+def test_prediction_starts_from_the_lanes_as_they_stand():
+    # Half of a 1 s batch is left. Beside it everything takes twice as long: its 0.5 s of work
+    # lasts 1 s, in which the newcomer does 0.5 s of its own, and then the rest alone.
+    state = LaneState(lane(count=2, points=((1, 1.0),), slowdown=2.0))
+    state.start(1, 1, now_s=0.0)
+    assert state.predict_s(1, now_s=0.5) == pytest.approx(2.0)
+
+
+def test_overdue_batch_promises_no_place():
+    state = LaneState(lane(points=((1, 1.0),)))
+    state.start(1, 1, now_s=0.0)
+    assert [slot.free_at_s for slot in state.busy_slots(0.9)] == pytest.approx([1.0])
+    assert state.busy_slots(1.0 - 1e-9) == [], "rounding is no promise"
+    assert state.busy_slots(1.0) == []
+
+
+def test_shrunk_lane_promises_no_more_places_than_it_has():
+    state = LaneState(lane(count=2, points=((1, 1.0),)))
+    state.start(1, 1, now_s=0.0)
+    state.start(2, 1, now_s=0.5)
+    state.change(lane(count=1, points=((1, 1.0),)), now_s=0.5)
+    assert [slot.free_at_s for slot in state.busy_slots(0.5)] == pytest.approx([1.5])
+
+
+def greedy_finish_s(slots: list[Slot], rows: int) -> float:
+    """Batch by batch to whichever slot is done first."""
+    free_at = [slot.free_at_s for slot in slots]
+    last_s = 0.0
+    while rows > 0:
+        done_s, index = min(
+            (at_s + slot.latency_s(min(rows, slot.lane.batch_limit)), i)
+            for i, (slot, at_s) in enumerate(zip(slots, free_at, strict=True))
+        )
+        rows -= slots[index].lane.batch_limit
+        free_at[index] = done_s
+        last_s = max(last_s, done_s)
+    return last_s
+
+
+slot_lists = st.lists(
+    st.builds(
+        lambda at, limit, fixed, per_row: Slot(
+            at, lane(batch=limit, points=((1, fixed + per_row), (2, fixed + 2 * per_row))), 1.0
+        ),
+        st.floats(0, 2),
+        st.integers(1, 8),
+        st.floats(0.01, 1),
+        st.floats(0, 0.2),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(slot_lists, st.integers(1, 200))
+def test_finish_agrees_with_working_it_off_batch_by_batch(slots: list[Slot], rows: int):
+    exact_s = greedy_finish_s(slots, rows)
+    longest_s = max(slot.latency_s(slot.lane.batch_limit) for slot in slots)
+    assert finish_s(slots, rows) == pytest.approx(exact_s, abs=longest_s)
+
+
+@given(st.floats(0, 2), st.integers(1, 8), st.integers(1, 100))
+def test_finish_is_exact_for_one_slot(at_s: float, limit: int, rows: int):
+    slot = Slot(at_s, lane(batch=limit, points=((1, 0.3), (2, 0.4))), 1.0)
+    assert finish_s([slot], rows) == pytest.approx(greedy_finish_s([slot], rows))
+
+
+@given(slot_lists, st.integers(1, 100))
+def test_finish_grows_with_rows(slots: list[Slot], rows: int):
+    longest_s = max(slot.latency_s(slot.lane.batch_limit) for slot in slots)
+    assert finish_s(slots, rows + 1) >= finish_s(slots, rows) - longest_s
+    assert finish_s([], rows) == math.inf
+
+
+# Batches.
+
+
+def test_first_request_starts_at_once_and_the_next_form_a_batch():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    (first,) = kernel.poll(0.0)
+    assert isinstance(first, Dispatch)
+    for request_id in (2, 3, 4, 5, 6):
+        ask(kernel, request_id, 0.01)
+        assert kernel.poll(0.01) == []
+    kernel.complete(first.batch_id, 0.1)
+    assert batches(kernel.poll(0.1)) == [("a", (2, 3, 4, 5))]
+
+
+def test_only_like_requests_share_a_batch():
+    kernel = kernel_with(lane(count=4))
+    for request_id, key in enumerate(["x", "y", "x", None, None, "y"]):
+        ask(kernel, request_id, like_key=key)
+    assert [ids for _, ids in batches(kernel.poll(0.0))] == [(0, 2), (1, 5), (3,), (4,)]
+
+
+def test_rows_and_bytes_bound_a_batch():
+    kernel = kernel_with(lane(count=3), limits=Limits(batch_bytes=100))
+    ask(kernel, 1, rows=3)
+    ask(kernel, 2, rows=2)
+    ask(kernel, 3, rows=1, size_bytes=60)
+    ask(kernel, 4, rows=1, size_bytes=60)
+    assert [ids for _, ids in batches(kernel.poll(0.0))] == [(1,), (2, 3), (4,)]
+
+
+def test_request_over_the_lane_limit_runs_alone():
+    kernel = kernel_with(lane(count=2, batch=2))
+    ask(kernel, 1, rows=4)
+    ask(kernel, 2)
+    assert [ids for _, ids in batches(kernel.poll(0.0))] == [(1,), (2,)]
+
+
+def test_order_is_priority_then_deadline_then_arrival():
+    kernel = kernel_with(lane(count=6, batch=1))
+    ask(kernel, 1, 0.00)
+    ask(kernel, 2, 0.01)
+    ask(kernel, 3, 0.02, deadline_s=0.5)
+    ask(kernel, 4, 0.03, priority=2)
+    ask(kernel, 5, 0.04, priority=1)
+    ask(kernel, 6, 0.05, priority=10**9)
+    assert [ids for _, ids in batches(kernel.poll(0.1))] == [(5,), (3,), (1,), (2,), (4,), (6,)]
+
+
+def test_batch_goes_to_the_lane_that_is_done_first():
+    kernel = kernel_with(lane("slow", points=((1, 0.5),)), lane("fast", points=((1, 0.1),)))
+    ask(kernel, 1, like_key=None)
+    ask(kernel, 2, like_key=None)
+    ask(kernel, 3, like_key=None)
+    # Waiting for the fast lane beats the slow one, twice.
+    assert batches(kernel.poll(0.0)) == [("fast", (1,))]
+
+
+def test_equal_lanes_are_filled_evenly():
+    kernel = kernel_with(lane("a", count=2), lane("b", count=2))
+    for request_id in range(4):
+        ask(kernel, request_id, like_key=None)
+    assert [name for name, _ in batches(kernel.poll(0.0))] == ["a", "b", "a", "b"]
+
+
+def test_without_latencies_every_free_lane_is_used():
+    kernel = kernel_with(lane("a", points=()), lane("b", points=()))
+    ask(kernel, 1, like_key=None)
+    ask(kernel, 2, like_key=None)
+    assert [name for name, _ in batches(kernel.poll(0.0))] == ["a", "b"]
+
+
+# Now or later.
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "starts"),
+    [(1.0, True), (1.9, True), (2.2, False)],
+    ids=["no interference", "sharing gains", "sharing loses"],
+)
+def test_second_lane_is_used_only_if_sharing_gains(slowdown: float, starts: bool):
+    kernel = kernel_with(lane(count=2, points=((1, 1.0),), slowdown=slowdown))
+    ask(kernel, 1, like_key=None)
+    kernel.poll(0.0)
+    ask(kernel, 2, 0.5, like_key=None)
+    assert bool(kernel.poll(0.5)) is starts
+
+
+@pytest.mark.parametrize("queued", [1, 8])
+def test_long_queue_does_not_hide_that_sharing_loses(queued: int):
+    kernel = kernel_with(lane(count=2, batch=1, points=((1, 1.0),), slowdown=2.2))
+    ask(kernel, 0)
+    kernel.poll(0.0)
+    for request_id in range(1, queued + 1):
+        ask(kernel, request_id, 0.5)
+    assert kernel.poll(0.5) == []
+
+
+@pytest.mark.parametrize(("queued", "uses_slow"), [(1, False), (8, False), (10, True)])
+def test_slow_lane_is_used_once_the_queue_for_the_fast_one_is_longer(queued: int, uses_slow: bool):
+    kernel = kernel_with(
+        lane("fast", batch=1, points=((1, 0.1),)), lane("slow", batch=1, points=((1, 1.0),))
+    )
+    ask(kernel, 0)
+    assert batches(kernel.poll(0.0)) == [("fast", (0,))]
+    for request_id in range(1, queued + 1):
+        ask(kernel, request_id, 0.0)
+    assert batches(kernel.poll(0.0)) == ([("slow", (1,))] if uses_slow else [])
+
+
+def test_waiting_ends_when_the_awaited_lane_is_late():
+    kernel = kernel_with(lane("fast", points=((1, 0.1),)), lane("slow", points=((1, 1.0),)))
+    ask(kernel, 1, like_key=None)
+    kernel.poll(0.0)
+    ask(kernel, 2, 0.05, like_key=None)
+    assert kernel.poll(0.05) == []
+    wakeup_s = kernel.next_wakeup_s()
+    assert wakeup_s == pytest.approx(0.1)
+    assert batches(kernel.poll(wakeup_s)) == [("slow", (2,))]
+
+
+# Refusal, expiry and limits.
+
+
+def test_shed_model_refuses_what_would_miss_the_slo():
+    kernel = kernel_with(lane(batch=1, points=((1, 0.4),)), on_overload=OverloadPolicy.SHED)
+    for request_id in range(4):
+        ask(kernel, request_id)
+        kernel.poll(0.0)
+    # Two fit into 1 s; the third would be done after 1.2 s.
+    assert kernel.counters["m"].refused == 2
+    ask(kernel, 9)
+    (refusal,) = kernel.poll(0.0)
+    assert refusal == Refuse(9, RefuseCause.SLO, pytest.approx(0.2))
+
+
+def test_urgent_request_is_not_refused_for_those_behind_it():
+    kernel = kernel_with(lane(batch=1, points=((1, 0.4),)), on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1)
+    kernel.poll(0.0)
+    ask(kernel, 2)
+    ask(kernel, 3, priority=1)
+    assert kernel.poll(0.0) == []
+    assert kernel.counters["m"].refused == 0
+
+
+def test_idle_lane_is_not_taken_for_a_crowded_one():
+    kernel = kernel_with(
+        lane(count=2, points=((1, 0.8),), slowdown=2.0), on_overload=OverloadPolicy.SHED
+    )
+    ask(kernel, 1)
+    assert batches(kernel.poll(0.0)) == [("a", (1,))]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"on_overload": OverloadPolicy.QUEUE},
+        {"on_overload": OverloadPolicy.SHED, "slo_unreachable": True},
+    ],
+)
+def test_nothing_is_refused_for_the_slo_unless_it_sheds_and_could_meet_it(plan: dict):
+    kernel = kernel_with(lane(batch=1, points=((1, 5.0),)), **plan)
+    for request_id in range(20):
+        ask(kernel, request_id)
+    assert batches(kernel.poll(0.0)) == [("a", (0,))]
+
+
+def test_cold_model_never_refuses_on_the_slo():
+    kernel = kernel_with(on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1)
+    assert kernel.poll(0.0) == []
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(requests_per_model=2),
+        Limits(requests_in_all=2),
+        Limits(bytes_per_model=25),
+        Limits(bytes_in_all=25),
+    ],
+)
+def test_full_queue_refuses(limits: Limits):
+    kernel = kernel_with(limits=limits)
+    for request_id in range(4):
+        ask(kernel, request_id, size_bytes=10)
+    decisions = kernel.poll(0.0)
+    assert [(d.request_id, d.cause) for d in decisions if isinstance(d, Refuse)] == [
+        (2, RefuseCause.QUEUE_FULL),
+        (3, RefuseCause.QUEUE_FULL),
+    ]
+    assert len(decisions) == 2
+    assert kernel.cancel(0, 0.0) is None
+    ask(kernel, 5, size_bytes=10)
+    assert kernel.poll(0.0) == []
+
+
+def test_limit_in_all_counts_other_models():
+    kernel = kernel_with(limits=Limits(requests_in_all=1))
+    kernel.plan("n", ModelPlan((), SLO), 0.0)
+    kernel.arrive(Request(1, "n", 1, 0.0))
+    ask(kernel, 2)
+    (refusal,) = kernel.poll(0.0)
+    assert isinstance(refusal, Refuse)
+
+
+def test_request_expires_at_its_callers_deadline():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    kernel.poll(0.0)
+    ask(kernel, 2, deadline_s=0.05)
+    kernel.poll(0.0)
+    assert kernel.next_wakeup_s() == 0.05
+    assert kernel.poll(0.05) == [Expire(2)]
+    assert kernel.counters["m"].expired == 1
+    assert kernel.next_wakeup_s() == math.inf
+
+
+def test_request_for_a_cold_model_waits_and_is_served_once_there_is_a_lane():
+    kernel = kernel_with(limits=Limits(cold_wait_s=5))
+    ask(kernel, 1)
+    assert kernel.poll(0.0) == []
+    assert kernel.next_wakeup_s() == 5.0
+    kernel.plan("m", ModelPlan((lane(),), SLO), 3.0)
+    assert batches(kernel.poll(3.0)) == [("a", (1,))]
+    assert kernel.next_wakeup_s() == math.inf
+
+
+def test_cold_wait_ends():
+    kernel = kernel_with(limits=Limits(cold_wait_s=5))
+    ask(kernel, 1)
+    ask(kernel, 2, 1.0, deadline_s=2.0)
+    assert kernel.poll(2.0) == [Expire(2)]
+    assert kernel.poll(5.0) == [Fail(1, FailCause.COLD)]
+    assert kernel.counters["m"].failed == 1
+
+
+def test_cold_wait_is_over_once_there_is_a_lane_even_if_it_is_busy():
+    kernel = kernel_with(limits=Limits(cold_wait_s=5))
+    ask(kernel, 1, like_key=None)
+    ask(kernel, 2, like_key=None)
+    kernel.plan("m", ModelPlan((lane(),), SLO), 3.0)
+    dispatched(kernel, 3.0)
+    ask(kernel, 3, 4.0, like_key=None, deadline_s=6.0)
+    assert kernel.poll(5.0) == []
+    assert kernel.poll(6.0) == [Expire(3)]
+
+
+def test_cold_wait_starts_when_the_last_lane_goes():
+    kernel = kernel_with(lane(), limits=Limits(cold_wait_s=5))
+    ask(kernel, 1)
+    kernel.poll(0.0)
+    ask(kernel, 2, like_key=None)
+    for at_s in (1.0, 2.0):
+        kernel.plan("m", ModelPlan((lane(),), SLO), at_s)
+        for _ in range(2):
+            kernel.plan("m", ModelPlan((), SLO), at_s)
+        assert kernel.next_wakeup_s() == at_s + 5
+    assert kernel.poll(6.9) == []
+    assert kernel.poll(7.0) == [Fail(2, FailCause.COLD)]
+
+
+def test_unknown_model_is_an_error():
+    with pytest.raises(NotFoundError, match="nope"):
+        DispatchKernel().arrive(Request(1, "nope", 1, 0.0))
+
+
+# Failure, cancellation and changes of plan.
+
+
+def dispatched(kernel: DispatchKernel, now_s: float) -> Dispatch:
+    (decision,) = kernel.poll(now_s)
+    assert isinstance(decision, Dispatch)
+    return decision
+
+
+def test_failed_batch_is_tried_once_on_another_node():
+    kernel = kernel_with(lane("a"), lane("b"))
+    ask(kernel, 1)
+    first = dispatched(kernel, 0.0)
+    kernel.fail(first.batch_id, 0.1, Retry.ELSEWHERE)
+    second = dispatched(kernel, 0.1)
+    assert (first.lane_id, second.lane_id) == ("a", "b")
+    kernel.fail(second.batch_id, 0.2, Retry.ELSEWHERE)
+    assert kernel.poll(0.2) == [Fail(1, FailCause.BATCH)]
+    assert kernel.counters["m"].failed == 1
+
+
+def test_failed_batch_returns_to_its_node_if_there_is_no_other():
+    kernel = kernel_with(lane("a"))
+    ask(kernel, 1)
+    kernel.fail(dispatched(kernel, 0.0).batch_id, 0.1, Retry.ELSEWHERE)
+    assert kernel.poll(0.1) == []
+    assert kernel.next_wakeup_s() == pytest.approx(0.1 + SUSPENSION_S)
+    assert dispatched(kernel, 0.1 + SUSPENSION_S).request_ids == (1,)
+
+
+def test_failed_batch_waits_for_another_node_without_holding_up_the_rest():
+    kernel = kernel_with(lane("a"), lane("b", points=((1, 0.1),)))
+    ask(kernel, 1)
+    ask(kernel, 2, like_key="other")
+    first, second = (d for d in kernel.poll(0.0) if isinstance(d, Dispatch))
+    kernel.fail(first.batch_id, 0.0, Retry.ELSEWHERE)
+    ask(kernel, 3, 0.0)
+    assert kernel.poll(0.0) == []
+    later_s = SUSPENSION_S + 0.1
+    # Node a is tried again, with the request that didn't fail there.
+    assert batches(kernel.poll(later_s)) == [("a", (3,))]
+    kernel.complete(second.batch_id, later_s)
+    assert batches(kernel.poll(later_s)) == [("b", (1,))]
+
+
+def test_suspended_lane_is_not_forgotten_after_an_earlier_wakeup():
+    kernel = kernel_with(lane("a", count=2, points=((1, 0.1),), slowdown=9.0))
+    ask(kernel, 1, like_key=None)
+    first = dispatched(kernel, 0.0)
+    ask(kernel, 2, like_key=None)
+    assert kernel.poll(0.01) == []
+    kernel.fail(first.batch_id, 0.02, Retry.ELSEWHERE)
+    now_s = 0.02
+    while not (decisions := kernel.poll(now_s)):
+        now_s = kernel.next_wakeup_s()
+    assert now_s == pytest.approx(0.02 + SUSPENSION_S)
+    assert batches(decisions) == [("a", (1,))]
+
+
+def test_success_ends_a_suspension():
+    kernel = kernel_with(lane("a", count=2))
+    ask(kernel, 1, like_key=None)
+    ask(kernel, 2, like_key=None)
+    first, second = (d for d in kernel.poll(0.0) if isinstance(d, Dispatch))
+    kernel.fail(first.batch_id, 0.0, Retry.ELSEWHERE)
+    assert kernel.poll(0.0) == []
+    kernel.complete(second.batch_id, 0.1)
+    assert batches(kernel.poll(0.1)) == [("a", (1,))]
+
+
+def test_batch_that_fails_for_a_request_is_tried_one_by_one():
+    kernel = kernel_with(lane(count=3))
+    for request_id in (1, 2):
+        ask(kernel, request_id)
+    kernel.fail(dispatched(kernel, 0.0).batch_id, 0.1, Retry.ALONE)
+    ask(kernel, 3, 0.1)
+    first, second, third = kernel.poll(0.1)
+    assert batches([first, second, third]) == [("a", (1,)), ("a", (2,)), ("a", (3,))]
+    assert isinstance(first, Dispatch)
+    kernel.fail(first.batch_id, 0.2, Retry.ALONE)
+    assert kernel.poll(0.2) == [Fail(1, FailCause.BATCH)]
+
+
+def test_failure_without_retry_is_final():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    kernel.fail(dispatched(kernel, 0.0).batch_id, 0.1, Retry.NO)
+    assert kernel.poll(0.1) == [Fail(1, FailCause.BATCH)]
+
+
+def test_retried_request_still_expires():
+    kernel = kernel_with(lane())
+    ask(kernel, 1, deadline_s=0.3)
+    kernel.fail(dispatched(kernel, 0.0).batch_id, 0.1, Retry.ELSEWHERE)
+    assert kernel.poll(0.3) == [Expire(1)]
+
+
+def test_cancelled_request_leaves_queue_or_batch():
+    kernel = kernel_with(lane())
+    for request_id in (1, 2):
+        ask(kernel, request_id)
+    batch = dispatched(kernel, 0.0)
+    ask(kernel, 3)
+    assert kernel.cancel(3, 0.0) is None
+    assert kernel.cancel(1, 0.0) is None
+    assert kernel.cancel(2, 0.0) == batch.batch_id
+    assert kernel.cancel(2, 0.0) is None
+    counters = kernel.counters["m"]
+    assert (counters.backlog, counters.in_flight, counters.cancelled) == (0, 0, 3)
+    ask(kernel, 4)
+    assert kernel.poll(0.0) == []
+    kernel.fail(batch.batch_id, 0.0, Retry.NO)
+    assert batches(kernel.poll(0.0)) == [("a", (4,))]
+
+
+def test_cancellation_after_the_deadline_is_an_expiry():
+    kernel = kernel_with(lane())
+    ask(kernel, 1, deadline_s=1.0)
+    kernel.poll(0.0)
+    kernel.cancel(1, 1.0)
+    assert kernel.counters["m"].expired == 1
+
+
+def test_pinned_request_goes_to_its_node_while_that_has_a_lane():
+    kernel = kernel_with(lane("a"), lane("b", points=((1, 9.0),)))
+    ask(kernel, 1, like_key=None, node_id="node-b")
+    ask(kernel, 2, like_key=None, node_id="node-b")
+    assert batches(kernel.poll(0.0)) == [("b", (1,))]
+    kernel.plan("m", ModelPlan((lane("a"),), SLO), 0.1)
+    assert batches(kernel.poll(0.1)) == [("a", (2,))]
+
+
+def test_removed_model_fails_what_waits_and_lets_batches_end():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    batch = dispatched(kernel, 0.0)
+    ask(kernel, 2)
+    kernel.remove("m")
+    assert kernel.poll(0.0) == [Fail(2, FailCause.REMOVED)]
+    kernel.plan("m", ModelPlan((lane(),), SLO), 0.1)
+    kernel.complete(batch.batch_id, 0.2)
+    counters = kernel.counters["m"]
+    assert (counters.offered, counters.answered_in_slo, counters.failed) == (2, 1, 1)
+
+
+def test_batch_of_a_removed_model_that_fails_is_not_retried():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    batch = dispatched(kernel, 0.0)
+    kernel.remove("m")
+    kernel.fail(batch.batch_id, 0.1, Retry.ELSEWHERE)
+    assert kernel.poll(0.1) == [Fail(1, FailCause.REMOVED)]
+
+
+def test_shrunk_lane_starts_nothing_until_it_has_room():
+    kernel = kernel_with(lane(count=2))
+    for request_id in range(3):
+        ask(kernel, request_id, like_key=None)
+    first, second = (d for d in kernel.poll(0.0) if isinstance(d, Dispatch))
+    kernel.plan("m", ModelPlan((lane(count=1),), SLO), 0.0)
+    kernel.complete(first.batch_id, 0.1)
+    assert kernel.poll(0.1) == []
+    kernel.complete(second.batch_id, 0.1)
+    assert batches(kernel.poll(0.1)) == [("a", (2,))]
+
+
+def test_lane_that_comes_back_remembers_what_runs_on_it():
+    kernel = kernel_with(lane("a"))
+    ask(kernel, 1)
+    kernel.poll(0.0)
+    kernel.plan("m", ModelPlan((lane("b"),), SLO), 0.1)
+    kernel.plan("m", ModelPlan((lane("a"),), SLO), 0.2)
+    ask(kernel, 2, 0.2)
+    assert kernel.poll(0.2) == []
+
+
+def test_stale_reports_change_nothing():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    batch = dispatched(kernel, 0.0)
+    kernel.complete(batch.batch_id, 0.1)
+    before = replace(kernel.counters["m"])
+    kernel.complete(batch.batch_id, 0.2)
+    kernel.fail(batch.batch_id, 0.2, Retry.ELSEWHERE)
+    assert kernel.cancel(1, 0.2) is None
+    assert kernel.poll(0.2) == []
+    assert kernel.counters["m"] == before
+
+
+def test_answers_count_as_in_time_or_late_by_rows():
+    kernel = kernel_with(lane(count=2))
+    ask(kernel, 1, rows=3)
+    ask(kernel, 2, rows=2)
+    first, second = (d for d in kernel.poll(0.0) if isinstance(d, Dispatch))
+    kernel.complete(first.batch_id, 1.0)
+    kernel.complete(second.batch_id, 1.001)
+    counters = kernel.counters["m"]
+    assert (counters.offered, counters.answered_in_slo, counters.answered_late) == (5, 3, 2)
+    assert counters.batches == 2
+
+
+# Cost.
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300))
+def test_lazy_heap_gives_the_least_live_item(steps: list[tuple[int, bool]]):
+    live: dict[int, int] = {}
+    heap: LazyHeap[int] = LazyHeap(lambda key, item: item in live)
+    for item, (key, dies) in enumerate(steps):
+        live[item] = key
+        heap.push((key,), item)
+        if dies:
+            del live[max(live)]
+            heap.note_dead()
+    while live:
+        top = heap.top()
+        assert top is not None
+        assert (live[top], top) == min((key, item) for item, key in live.items())
+        del live[top]
+        heap.note_dead()
+    assert heap.top() is None
+
+
+def test_cancelled_requests_leave_no_memory_behind():
+    kernel = kernel_with(lane())
+    for request_id in (0, 1):
+        # The second stays, at the head of every order.
+        ask(kernel, request_id, deadline_s=100.0, priority=1)
+        kernel.poll(0.0)
+    for request_id in range(2, 5000):
+        ask(kernel, request_id, deadline_s=1e6)
+        kernel.poll(0.0)
+        kernel.cancel(request_id, 0.0)
+    (queue,) = kernel._models["m"]._queues.values()
+    (group,) = queue._groups.values()
+    assert max(len(heap._heap) for heap in (kernel._timers, queue._heap, group.heap)) < 200
+
+
+def calls_per_request(queued: int) -> int:
+    """Function calls that an arrival and a poll take behind a queue of a given length."""
+    kernel = kernel_with(lane(batch=1), on_overload=OverloadPolicy.SHED, slo_unreachable=True)
+    for request_id in range(queued):
+        ask(kernel, request_id, deadline_s=9.0)
+    kernel.poll(0.0)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    ask(kernel, queued, deadline_s=9.0)
+    kernel.poll(0.0)
+    kernel.next_wakeup_s()
+    sys.setprofile(None)
+    return calls
+
+
+def test_a_long_queue_costs_no_more_per_request():
+    assert calls_per_request(4000) <= calls_per_request(10) + 20
+
+
+# All rules at once.
+
+KEYS = st.sampled_from(["k1", "k2", None])
+LIMITS = Limits(
+    requests_per_model=8, bytes_per_model=900, batch_bytes=250, cold_wait_s=3.0, max_attempts=2
+)
+LANES = st.lists(
+    st.builds(
+        lambda name, count, batch, base, slowdown: lane(
+            name, count, batch, ((1, base), (4, 2 * base)) if base else (), slowdown
+        ),
+        st.sampled_from(["a", "b", "c"]),
+        st.integers(1, 3),
+        st.integers(1, 4),
+        st.sampled_from([0.0, 0.1, 0.5]),
+        st.sampled_from([1.0, 1.5, 3.0]),
+    ),
+    max_size=3,
+    unique_by=lambda one: one.lane_id,
+)
+
+
+class History(RuleBasedStateMachine):
+    """Random histories against a plain account of who is where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = DispatchKernel(LIMITS)
+        self.now_s = 0.0
+        self.next_id = 0
+        self.requests: dict[int, Request] = {}
+        self.queued: dict[int, Request] = {}
+        self.arrived: dict[int, Request] = {}
+        self.running: dict[int, Dispatch] = {}
+        self.member_of: dict[int, int] = {}
+        self.tries: dict[int, int] = {}
+        self.alone: set[int] = set()
+        self.ended: dict[int, str] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.came_cold: set[int] = set()
+        self.replan([lane()], shed=False)
+
+    def end(self, request_id: int, how: str) -> None:
+        assert request_id not in self.ended, "ended twice"
+        self.ended[request_id] = how
+
+    @rule(lanes=LANES, shed=st.booleans())
+    def replan(self, lanes: list[Lane], shed: bool) -> None:
+        self.lanes = {one.lane_id: one for one in lanes}
+        policy = OverloadPolicy.SHED if shed else OverloadPolicy.QUEUE
+        self.kernel.plan("m", ModelPlan(tuple(lanes), SLO, policy), self.now_s)
+
+    @rule(
+        rows=st.integers(1, 4),
+        key=KEYS,
+        patience_s=st.none() | st.floats(0, 4),
+        priority=st.integers(0, 3),
+        size_bytes=st.integers(0, 200),
+        node=st.none() | st.sampled_from(["node-a", "node-b"]),
+    )
+    def arrive(
+        self,
+        rows: int,
+        key: str | None,
+        patience_s: float | None,
+        priority: int,
+        size_bytes: int,
+        node: str | None,
+    ) -> None:
+        self.next_id += 1
+        deadline_s = None if patience_s is None else self.now_s + patience_s
+        request = Request(
+            self.next_id,
+            "m",
+            rows,
+            self.now_s,
+            deadline_s,
+            priority,
+            key,
+            size_bytes,
+            None if key else node,
+        )
+        self.requests[request.request_id] = self.arrived[request.request_id] = request
+        if not self.lanes:
+            self.came_cold.add(request.request_id)
+        self.kernel.arrive(request)
+
+    @rule(step_s=st.sampled_from([0.0, 0.05, 0.5, 4.0]))
+    def poll(self, step_s: float) -> None:
+        self.now_s += step_s
+        for decision in self.kernel.poll(self.now_s):
+            if isinstance(decision, Dispatch):
+                self.on_dispatch(decision)
+            elif isinstance(decision, Refuse):
+                self.on_refuse(decision)
+            else:
+                self.on_give_up(decision)
+        self.queued.update(self.arrived)
+        self.arrived.clear()
+        self.check_nothing_is_left_to_do()
+
+    def on_refuse(self, refuse: Refuse) -> None:
+        assert refuse.request_id in self.arrived, "refused after it was let in"
+        del self.arrived[refuse.request_id]
+        if refuse.cause is RefuseCause.SLO:
+            assert refuse.request_id not in self.came_cold, "refused for the SLO while cold"
+        assert 0 < refuse.retry_after_s <= 30
+        self.end(refuse.request_id, "refused")
+
+    def on_give_up(self, decision: Expire | Fail) -> None:
+        request = self.take(decision.request_id)
+        if isinstance(decision, Expire):
+            assert request.deadline_s is not None
+            assert request.deadline_s <= self.now_s
+        elif decision.cause is FailCause.COLD:
+            assert not self.lanes
+        self.end(decision.request_id, "gave up")
+
+    def take(self, request_id: int) -> Request:
+        return self.queued.pop(request_id, None) or self.arrived.pop(request_id)
+
+    def on_dispatch(self, batch: Dispatch) -> None:
+        one = self.lanes[batch.lane_id]
+        waiting = {**self.queued, **self.arrived}
+        members = [waiting[request_id] for request_id in batch.request_ids]
+        assert batch.rows == sum(request.rows for request in members)
+        if len(members) > 1:
+            assert batch.rows <= one.batch_limit
+            assert sum(request.size_bytes for request in members) <= LIMITS.batch_bytes
+            assert len({request.like_key for request in members}) == 1
+            assert members[0].like_key is not None
+            assert not self.alone & set(batch.request_ids)
+        for request in members:
+            assert request.deadline_s is None or request.deadline_s > self.now_s
+            if request.node_id in {each.node_id for each in self.lanes.values()}:
+                assert one.node_id == request.node_id
+        self.check_order(waiting, members)
+        for request_id in batch.request_ids:
+            self.take(request_id)
+            self.member_of[request_id] = batch.batch_id
+        self.running[batch.batch_id] = batch
+
+    def check_order(self, waiting: dict[int, Request], members: list[Request]) -> None:
+        """No request overtakes one that asks the same of nodes and batches."""
+
+        def place(request: Request) -> tuple[int, float, int]:
+            due_s = request.arrival_s + SLO.latency_s
+            if request.deadline_s is not None:
+                due_s = min(due_s, request.deadline_s)
+            return request.rank, due_s, request.request_id
+
+        assert members == sorted(members, key=place)
+        for other in waiting.values():
+            if other in members or self.tries.get(other.request_id):
+                continue
+            first_is_free = other.node_id == members[0].node_id
+            if first_is_free and not self.tries.get(members[0].request_id):
+                assert place(members[0]) < place(other)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        batch = self.running.pop(data.draw(st.sampled_from(sorted(self.running))))
+        self.kernel.complete(batch.batch_id, self.now_s)
+        for request_id in self.members(batch):
+            del self.member_of[request_id]
+            self.end(request_id, "answered")
+
+    def members(self, batch: Dispatch) -> list[int]:
+        return [i for i in batch.request_ids if self.member_of.get(i) == batch.batch_id]
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), retry=st.sampled_from(Retry))
+    def fail(self, data: st.DataObject, retry: Retry) -> None:
+        batch = self.running.pop(data.draw(st.sampled_from(sorted(self.running))))
+        self.kernel.fail(batch.batch_id, self.now_s, retry)
+        for request_id in self.members(batch):
+            del self.member_of[request_id]
+            self.queued[request_id] = self.requests[request_id]
+            if retry is Retry.ELSEWHERE:
+                self.tries[request_id] = self.tries.get(request_id, 0) + 1
+                assert self.tries[request_id] <= LIMITS.max_attempts
+            if retry is Retry.ALONE:
+                self.alone.add(request_id)
+
+    @precondition(lambda self: self.queued or self.arrived or self.member_of)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.poll(0.0)
+        present = sorted({*self.queued, *self.member_of})
+        if not present:
+            return
+        request_id = data.draw(st.sampled_from(present))
+        batch_id = self.kernel.cancel(request_id, self.now_s)
+        if request_id in self.queued:
+            assert batch_id is None
+            del self.queued[request_id]
+        else:
+            batch = self.running[self.member_of.pop(request_id)]
+            assert (batch_id == batch.batch_id) is (not self.members(batch))
+        self.end(request_id, "cancelled")
+
+    @rule(data=st.data())
+    def stale(self, data: st.DataObject) -> None:
+        batch_id = data.draw(st.integers(-2, 50))
+        if batch_id not in self.running:
+            self.kernel.complete(batch_id, self.now_s)
+            self.kernel.fail(batch_id, self.now_s, Retry.ELSEWHERE)
+        if self.ended:
+            self.kernel.cancel(data.draw(st.sampled_from(sorted(self.ended))), self.now_s)
+
+    def check_nothing_is_left_to_do(self) -> None:
+        assert self.kernel.poll(self.now_s) == []
+        wakeup_s = self.kernel.next_wakeup_s()
+        assert wakeup_s > self.now_s
+        if self.queued and not self.running:
+            # Something must come for those who wait: a lane, or the end of their patience.
+            assert wakeup_s < math.inf
+
+    @invariant()
+    def lanes_are_never_overfull(self) -> None:
+        for lane_id, one in self.lanes.items():
+            state = self.kernel._models["m"]._lanes[lane_id]
+            here = [batch for batch in self.running.values() if batch.lane_id == lane_id]
+            assert state.running == len(here)
+            assert len(state.busy_slots(self.now_s)) <= one.count
+
+    @invariant()
+    def counters_add_up(self) -> None:
+        counters = self.kernel.counters["m"]
+        pending = {**self.queued, **self.arrived}
+        assert counters.offered == sum(request.rows for request in self.requests.values())
+        assert counters.in_flight == sum(self.requests[i].rows for i in self.member_of)
+        assert counters.offered == (
+            counters.answered_in_slo
+            + counters.answered_late
+            + counters.refused
+            + counters.failed
+            + counters.expired
+            + counters.cancelled
+            + counters.backlog
+            + counters.in_flight
+        )
+        if not self.arrived:
+            assert self.kernel._queued <= LIMITS.requests_per_model + LIMITS.max_attempts * 9
+            # What has failed and not been told yet is pending here, and no longer there.
+            assert counters.backlog <= sum(request.rows for request in pending.values())
+
+    def teardown(self) -> None:
+        """Whatever happened, everyone gets an answer in the end."""
+        self.replan([lane(count=1)], shed=False)
+        for _ in range(200):
+            self.poll(0.5)
+            for batch in list(self.running.values()):
+                self.running.pop(batch.batch_id)
+                self.kernel.complete(batch.batch_id, self.now_s)
+                for request_id in self.members(batch):
+                    del self.member_of[request_id]
+                    self.end(request_id, "answered")
+        assert set(self.ended) == set(self.requests)
+        assert self.kernel.next_wakeup_s() == math.inf
+        assert not self.kernel._stays
+        assert not self.kernel._batches
+        assert (self.kernel._queued, self.kernel._queued_bytes) == (0, 0)
+
+
+History.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
+)
+TestHistory = History.TestCase
