@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
+import re
 import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -23,6 +22,7 @@ from paldia_nodeagent import processes
 
 from paldia.cli.children import Child, Facts, Spawner, end, ready_file
 from paldia.cli.etcd import LocalEtcd
+from paldia.cli.node_options import NodeOptions, default_nodes
 from paldia.core.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -36,59 +36,7 @@ _START_TIMEOUT_S = 60.0
 _SERVICE_GRACE_S = 10.0
 _AGENT_GRACE_S = 25.0
 _SERVICES = ("etcd", "controller", "frontend")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeOptions:
-    """A node to start; no `cores` leaves it all, `slowdown` 2.0 halves its speed."""
-
-    node_id: str
-    hardware: str
-    price_usd_per_hour: float
-    cores: tuple[int, ...] = ()
-    slowdown: float = 1.0
-
-
-def default_nodes(cores: Sequence[int] | None = None) -> tuple[NodeOptions, ...]:
-    """Give two nodes of different kinds: one full core, and a cheaper half.
-
-    Args:
-        cores: those that may be used; by default this process's own.
-    """
-    usable = sorted(os.sched_getaffinity(0)) if cores is None else [*cores]
-    return (
-        NodeOptions("cpu-full", "cpu-full", 0.10, (usable[min(1, len(usable) - 1)],)),
-        NodeOptions("cpu-half", "cpu-half", 0.04, (usable[0],), slowdown=2.0),
-    )
-
-
-def parse_node(text: str) -> NodeOptions:
-    """Read `ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]]`, CORES such as `0,2-3`.
-
-    Raises:
-        InvalidArgumentError: it isn't of that form.
-    """
-    try:
-        node_id, hardware, price, *rest = text.split(":")
-        cores, slowdown = [*rest, "", ""][:2]
-        if not (node_id and hardware) or len(rest) > 2:
-            raise ValueError
-        return NodeOptions(
-            node_id, hardware, float(price), _cores(cores), float(slowdown) if slowdown else 1.0
-        )
-    except ValueError:
-        raise InvalidArgumentError(
-            f"{text!r} is no node; write ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]], "
-            "for instance small:cpu-half:0.04:0,2-3:2.0"
-        ) from None
-
-
-def _cores(text: str) -> tuple[int, ...]:
-    cores: list[int] = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        cores += range(int(first), int(last or first) + 1)
-    return tuple(cores)
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class LocalCluster:
@@ -127,6 +75,11 @@ class LocalCluster:
         if len({*ids, *_SERVICES}) != len(ids) + len(_SERVICES):
             raise InvalidArgumentError(
                 f"node ids must differ from one another and from {', '.join(_SERVICES)}"
+            )
+        if any(not _NODE_ID.fullmatch(node_id) for node_id in ids):
+            raise InvalidArgumentError(
+                "a node id names its folder too: letters, digits, '.', '_' and '-' only, and "
+                "a letter or digit first"
             )
 
     def __enter__(self) -> Self:
@@ -338,4 +291,5 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # None stands for a handler that Python didn't set.
+            signal.signal(signum, handler or signal.SIG_DFL)

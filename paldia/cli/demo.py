@@ -38,7 +38,7 @@ from paldia.cli.demo_sentences import SENTENCES, SentenceReader, cosines
 from paldia.cli.demo_show import Classified
 from paldia.cli.output import show
 from paldia.client import Client, ClusterStatus
-from paldia.core.errors import InternalError
+from paldia.core.errors import ExpiredError, InternalError
 from paldia.load.replay import replay
 from paldia.load.report import summarise
 from paldia.load.trace import read_arrivals
@@ -49,6 +49,8 @@ SLO_S = {"magika": 0.1, "minilm": 0.2}
 
 _ANSWER_S = 30.0
 _DEADLINE_S = 5.0
+_CONNECT_S = 20.0
+_POLL_S = 0.1
 _DECISIONS = 100
 
 
@@ -79,6 +81,7 @@ def demo(
             stack.enter_context(InferenceServerClient(cluster.frontend_address)),
             cluster.frontend_address,
         )
+        _await_nodes(stage.client, len(cluster.nodes))
         _deploy_samples(stage)
         files = _classify_files(stage)
         replayed, status = _replay_trace(stage, seconds)
@@ -121,8 +124,17 @@ def _folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _await_nodes(client: Client, count: int) -> None:
+    """Wait until the controller knows all nodes, so that all are measured."""
+    deadline_s = time.monotonic() + _CONNECT_S
+    while len(nodes := client.nodes()) < count:
+        if time.monotonic() > deadline_s:
+            raise ExpiredError(f"only {len(nodes)} of {count} nodes connected in {_CONNECT_S:g} s")
+        time.sleep(_POLL_S)
+    show(render.nodes(nodes))
+
+
 def _deploy_samples(stage: _Stage) -> None:
-    show(render.nodes(stage.client.nodes()))
     _heading(2, "deploy magika (file types, 100 ms) and minilm (sentences, 200 ms)")
     for model, slo_s in SLO_S.items():
         with progress(Console(), model) as update:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from paldia.cli import samples
-from paldia.cli.cluster import LocalCluster, NodeOptions, StoreKind, default_nodes, parse_node
+from paldia.cli.cluster import LocalCluster, StoreKind
+from paldia.cli.node_options import NodeOptions, default_nodes, parse_node
 from paldia.cli.options import AsJson
 from paldia.cli.output import print_json, show, table
 from paldia.client.channel import CONTROLLER_VARIABLE, DEFAULT_CONTROLLER

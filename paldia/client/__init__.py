@@ -19,7 +19,7 @@ prepare`), from the source tree:
         tensor.set_data_from_numpy(contents)
         with paldia.infer_client() as infer:
             answer = infer.infer("magika", [tensor], client_timeout=5)
-        print(answer.as_numpy("scores").argmax())
+        print(answer.as_numpy("scores").max())
 
 `AsyncClient` is the same for asyncio. docs/sdk.md tells more.
 """

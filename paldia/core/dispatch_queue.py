@@ -48,7 +48,7 @@ class Request:
         """Place of its priority: 0 goes first."""
         if self.priority == 0:
             return 1
-        return 0 if self.priority == 1 else min(self.priority, PRIORITY_LAST)
+        return 0 if self.priority == 1 else max(2, min(self.priority, PRIORITY_LAST))
 
 
 Key: TypeAlias = tuple[float, ...]

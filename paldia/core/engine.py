@@ -162,24 +162,27 @@ def _choose(
     if any(a.artifact_digest != question.view.model.artifact_digest for a in before.target):
         chosen = now if now.feasible or best is None or not best.feasible else best
         return _Choice(Action.UPDATE, f"a new artifact; {_praise(chosen)}", chosen)
-    if best is None or _places(best) == _places(now) or _changing(before, fleet):
-        return _stay(now, before)
+    if best is None or _places(best) == _places(now):
+        return _stay(now, before, _praise(now))
+    if _changing(before, fleet):
+        return _stay(now, before, f"{now.hardware} is still starting: {now.detail}")
     if best.feasible and not now.feasible:
         return _Choice(_kind(now, best), f"{now.hardware}: {now.detail}; {_praise(best)}", best)
     if not _worth_it(now, best, question.view.model.slo.latency_s, config):
-        return _stay(now, before)
+        return _stay(now, before, f"{_better_than(now, best)}, but not by enough to move")
     since_s = question.memory.saving_since_s
     won_s = 0.0 if since_s is None else question.now_s - since_s
     if won_s < config.wait_limit_s:
         first_s = question.now_s if since_s is None else since_s
-        return replace(_stay(now, before), saving_since_s=first_s)
+        staying = _stay(now, before, f"{_better_than(now, best)}, but has to win for longer")
+        return replace(staying, saving_since_s=first_s)
     return _Choice(_kind(now, best), f"better for {won_s:.1f} s: {_praise(best)}", best)
 
 
-def _stay(now: Candidate, before: ModelPlan) -> _Choice:
+def _stay(now: Candidate, before: ModelPlan, reason: str) -> _Choice:
     if now.assignments != before.target:
         return _Choice(Action.TUNE, f"the same place is better used: {now.detail}", now)
-    return _Choice(Action.KEEP, f"{now.hardware}: {now.detail}", now)
+    return _Choice(Action.KEEP, reason, now)
 
 
 def _changing(plan: ModelPlan, fleet: Fleet) -> bool:
@@ -213,6 +216,10 @@ def _kind(now: Candidate, best: Candidate) -> Action:
 
 def _places(candidate: Candidate) -> set[tuple[str, str]]:
     return {assignment.place for assignment in candidate.assignments}
+
+
+def _better_than(now: Candidate, best: Candidate) -> str:
+    return f"{now.hardware} goes on ({now.detail}); {best.hardware} is better ({best.detail})"
 
 
 def _praise(best: Candidate) -> str:

@@ -112,13 +112,23 @@ def test_a_stopped_child_ends_too(start: Start):
 
 
 def test_a_child_outlives_the_thread_that_asked_for_it(start: Start):
-    made: list[Child] = []
-    asker = threading.Thread(
-        target=lambda: made.append(start("import time; print(1); time.sleep(60)"))
+    program = (
+        "import signal, time; signal.signal(signal.SIGUSR1, lambda *_: print('alive', flush=True));"
+        "print('started', flush=True)\nwhile True: time.sleep(60)"
     )
+    made: list[Child] = []
+
+    def ask() -> None:
+        made.append(start(program))
+        made[0].wait_ready(soon())
+
+    asker = threading.Thread(target=ask)
     asker.start()
     asker.join()
-    made[0].wait_ready(soon())
+    task = Path("/proc/self/task", str(asker.native_id))
+    assert until(lambda: not task.exists())
+    made[0].signal(signal.SIGUSR1)
+    assert until(lambda: made[0].exit_code() is not None or "alive" in made[0].tail())
     assert made[0].exit_code() is None
 
 
@@ -126,9 +136,11 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from paldia.cli.children import Child, Spawner
-child = Child("thing", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[1]),
-              lambda: None)
+log = Path(sys.argv[1])
+program = "import time; print('started', flush=True); time.sleep(60)"
+child = Child("thing", [sys.executable, "-c", program], log, lambda: log.read_text() or None)
 Spawner().start(child)
+child.wait_ready(time.monotonic() + 20)
 print(child.pid, flush=True)
 time.sleep(60)
 """

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from tritonclient.grpc import InferInput
 
-from paldia.cli.cluster import LocalCluster, NodeOptions, default_nodes, parse_node
+from paldia.cli.cluster import LocalCluster
+from paldia.cli.node_options import NodeOptions, default_nodes, parse_node
 from paldia.client import Client
 from paldia.core.errors import InvalidArgumentError, NotFoundError, UnavailableError
 
@@ -27,25 +26,8 @@ ANYWHERE = [
     *("--controller-bind", "127.0.0.1:0", "--frontend-bind", "127.0.0.1:0"),
     *("--metrics-bind", "127.0.0.1:0"),
 ]
-DOUBLER = """
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [pb_utils.InferenceResponse([self.double(request)]) for request in requests]
-
-    def double(self, request):
-        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
-        return pb_utils.Tensor("y", x * 2)
-"""
-CONFIG = """
-backend: "python"
-max_batch_size: 4
-input [ { name: "x", data_type: TYPE_FP32, dims: [ 2 ] } ]
-output [ { name: "y", data_type: TYPE_FP32, dims: [ 2 ] } ]
-instance_group [ { kind: KIND_CPU } ]
-"""
+ROOT = Path(__file__).parents[2]
+MAGIKA = ROOT / "paldia" / "samples" / "magika"
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -101,33 +83,47 @@ def document(process: subprocess.Popen[str]) -> dict:
     raise AssertionError(f"no document but {text!r}; {process.stderr.read()}")
 
 
-def test_a_model_is_served_from_folder_to_answer(up, paldia, tmp_path: Path):
-    version = tmp_path / "doubler" / "1"
-    version.mkdir(parents=True)
-    (version / "model.py").write_text(DOUBLER)
-    (version.parent / "config.pbtxt").write_text(CONFIG)
+def test_the_sdk_example_runs_and_a_dead_agent_leaves_no_triton(
+    up, paldia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     process = up("--node", "big:fast:0.10:0", "--node", "small:slow:0.04:0:2.0")
     cluster = document(process)
-    at = ("--controller", cluster["controller"])
-    deployed = paldia("deploy", version.parent, "--slo-ms", "500", *at)
+    monkeypatch.setenv("PALDIA_CONTROLLER", cluster["controller"])
+    deployed = paldia("deploy", MAGIKA, "--slo-ms", "1000")
     assert deployed.code == 0, deployed.err
-    assert "doubler serves on " in deployed.out
-    assert "doubler profiling: measuring it on fast, slow" in deployed.err
-    explained = paldia("explain", "doubler", *at).out
-    assert "fast" in explained
-    assert "slow" in explained
+    assert "magika serves on " in deployed.out
+    assert "magika profiling: measuring it on fast, slow" in deployed.err
+
+    blocking, awaited = documented_examples()
+    said = run_python(blocking)
+    assert any(line.startswith("magika ready ['") for line in said)
+    assert "python" in said
+    assert [line.split()[0] for line in said[-2:]] == ["fast", "slow"]
+    assert run_python(awaited)[-1].endswith("['magika']")
+
+    explained = paldia("explain", "magika").out
     assert "Why: " in explained
-    measured = json.loads(paldia("explain", "doubler", "--json", *at).out)["profiles"]
-    assert {profile["hardware"] for profile in measured} == {"fast", "slow"}
-    with Client(cluster["controller"]) as client, client.infer_client() as infer:
-        tensor = InferInput("x", [1, 2], "FP32")
-        tensor.set_data_from_numpy(np.array([[1, 2]], np.float32))
-        answer = infer.infer("doubler", [tensor], client_timeout=20)
-    assert answer.as_numpy("y").tolist() == [[2, 4]]
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=LIMIT_S)
-    assert (process.returncode, out, err) == (130, "", "")
+    assert {"fast", "slow"} <= set(explained.split())
+
+    pids = {one["name"]: one["pid"] for one in cluster["processes"]}
+    os.kill(pids["small"], signal.SIGKILL)
+    _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert err.startswith("paldia: small ended by SIGKILL")
     assert left_behind(tmp_path) == []
+
+
+def documented_examples() -> list[str]:
+    text = (ROOT / "docs" / "sdk.md").read_text()
+    return [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+
+
+def run_python(program: str) -> list[str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines()
 
 
 def test_up_says_which_process_ended_and_stops_the_others(up, tmp_path: Path):
@@ -157,6 +153,10 @@ def test_a_second_cluster_in_a_folder_is_refused_and_harms_nobody(up, paldia, tm
     assert second.code == 1
     assert "another cluster runs in" in second.err
     assert paldia("nodes", "--controller", cluster["controller"]).code == 0
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, out, err) == (130, "", "")
+    assert left_behind(tmp_path) == []
 
 
 def test_a_taken_port_is_said_in_one_line(paldia, tmp_path: Path):
@@ -226,7 +226,10 @@ def test_nodes_are_read_from_text():
             parse_node(wrong)
 
 
-def test_node_ids_must_be_distinct(tmp_path: Path):
-    for ids in (["a", "a"], ["controller"]):
-        with pytest.raises(InvalidArgumentError, match="differ"):
-            LocalCluster(tmp_path, nodes=[NodeOptions(one, "kind", 0.1) for one in ids])
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [(["a", "a"], "differ"), (["controller"], "differ"), (["../a"], "folder"), ([""], "folder")],
+)
+def test_node_ids_are_distinct_and_fit_a_path(tmp_path: Path, ids: list[str], said: str):
+    with pytest.raises(InvalidArgumentError, match=said):
+        LocalCluster(tmp_path, nodes=[NodeOptions(one, "kind", 0.1) for one in ids])

@@ -201,6 +201,14 @@ def test_order_is_priority_then_deadline_then_arrival():
     assert [ids for _, ids in batches(kernel.poll(0.1))] == [(5,), (3,), (1,), (2,), (4,), (6,)]
 
 
+@pytest.mark.parametrize("priority", [-5, 2, 8, 2**64])
+def test_no_priority_passes_for_more_than_it_is(priority: int):
+    kernel = kernel_with(lane(count=2, batch=1), on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1, priority=priority)
+    ask(kernel, 2)
+    assert [ids for _, ids in batches(kernel.poll(0.0))] == [(2,), (1,)]
+
+
 def test_batch_goes_to_the_lane_that_is_done_first():
     kernel = kernel_with(lane("slow", points=((1, 0.5),)), lane("fast", points=((1, 0.1),)))
     ask(kernel, 1, like_key=None)

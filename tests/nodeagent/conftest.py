@@ -325,8 +325,10 @@ def launch_agent(tmp_path: Path) -> Iterator[StartAgent]:
             agent.process.send_signal(signal.SIGTERM)
     for agent in agents:
         agent.stop()
+    left = [name for agent in agents for name in agent.leftovers()]
     for agent in agents:
         agent.kill_leftovers()
+    assert not left
 
 
 _DOUBLER_CONFIG = """

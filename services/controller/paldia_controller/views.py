@@ -157,8 +157,10 @@ class Views:
             return types_pb2.MODEL_PHASE_STARTING, "; ".join(reasons)
         if plan is not None and model.serving.spec.min_replicas == 0:
             return types_pb2.MODEL_PHASE_COLD, "unused; the first request loads it"
-        reason = "no node can take it" if plan is not None else "about to be placed"
-        return types_pb2.MODEL_PHASE_UNPLACED, f"{reason}; see `paldia explain {model.name}`"
+        if plan is None:
+            return types_pb2.MODEL_PHASE_STARTING, "about to be placed"
+        reason = f"no node can take it; see `paldia explain {model.name}`"
+        return types_pb2.MODEL_PHASE_UNPLACED, reason
 
     def candidate_waits_for(self, model: types_pb2.Model) -> str:
         """Say what a model's candidate waits for."""

@@ -12,7 +12,7 @@ from paldia.kit.observability import logger
 from paldia_nodeagent import processes, repository
 from paldia_nodeagent.ledger import Purpose, Record
 from paldia_nodeagent.runtime import Runtime
-from paldia_nodeagent.triton import STOP_GRACE_S, Site, TritonProcess
+from paldia_nodeagent.triton import DEATH_LIMIT_S, STOP_GRACE_S, Site, TritonProcess
 
 _LEFTOVER_GRACE_S = 2.0
 
@@ -90,7 +90,7 @@ class Launcher:
             (triton.record.model, triton.record.digest): triton for triton in tritons if triton
         }
         runs = frozenset(triton.record.run for triton in adopted.values())
-        self._sweep(runs)
+        await self._sweep(runs)
         for triton in adopted.values():
             self._site.throttle.add(triton.record.pid)
             logger().info("triton.adopted", pid=triton.record.pid, model=triton.record.model)
@@ -109,11 +109,11 @@ class Launcher:
         await triton.end(grace_s=_LEFTOVER_GRACE_S)
         return None
 
-    def _sweep(self, runs: frozenset[str]) -> None:
+    async def _sweep(self, runs: frozenset[str]) -> None:
         """Remove processes, folders and shared memory that belong to no run of `runs`."""
         mark = self._site.prefix("")
         keep = frozenset(map(self._site.prefix, runs))
-        processes.kill_marked(mark, keep)
+        await processes.wait_dead(processes.kill_marked(mark, keep), DEATH_LIMIT_S)
         processes.remove_shared_memory(mark, keep)
         self._site.ledger.forget_all_but(runs)
 

@@ -6,24 +6,41 @@ it started.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+_POLL_S = 0.02
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory is there and nowhere else
 
 
 def started_ticks(pid: int) -> int | None:
-    """Give a living process's start in clock ticks since boot; None if dead or a zombie."""
+    """Give a living process's start in clock ticks since boot; None if it is dead.
+
+    A zombie is dead once its last thread is: a killed process's first thread shows as a
+    zombie while others still finish what they do.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     # The name, in parentheses, may hold anything; the fields after it are fixed.
     fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
+    return None if state in "ZX" and threads <= 1 else ticks
+
+
+async def wait_dead(pids: Iterable[int], limit_s: float) -> None:
+    """Wait until these processes are dead, but no longer than `limit_s` seconds."""
+    living = {pid: ticks for pid in pids if (ticks := started_ticks(pid)) is not None}
+    for _ in range(round(limit_s / _POLL_S)):
+        if not any(started_ticks(pid) == ticks for pid, ticks in living.items()):
+            return
+        await asyncio.sleep(_POLL_S)
 
 
 def fates_of_children(pid: int, name: str) -> dict[int, int | None]:
@@ -48,13 +65,13 @@ def _fate(process: psutil.Process) -> int | None:
     return os.waitstatus_to_exitcode(wait_status)
 
 
-def kill_marked(mark: str, spare: frozenset[str] = frozenset()) -> int:
-    """Kill Tritons and stubs with `mark`, but none of `spare`, in an argument; give their number.
+def kill_marked(mark: str, spare: frozenset[str] = frozenset()) -> list[int]:
+    """Kill Tritons and stubs with `mark`, but none of `spare`, in an argument; give their pids.
 
     Both carry their shared-memory prefix there, so this finds them however they came to
     be alone.
     """
-    count = 0
+    pids = []
     for process in psutil.process_iter(["name", "cmdline"]):
         if not (process.info["name"] or "").startswith("triton"):
             continue
@@ -62,8 +79,8 @@ def kill_marked(mark: str, spare: frozenset[str] = frozenset()) -> int:
         if mark in text and not any(kept in text for kept in spare):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-                count += 1
-    return count
+                pids.append(process.pid)
+    return pids
 
 
 def signal_group(pgid: int, signum: int) -> None:

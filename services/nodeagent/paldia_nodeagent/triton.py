@@ -32,7 +32,8 @@ from paldia_nodeagent.throttle import Throttle
 STOP_GRACE_S = 10.0
 """Time that inferences under way have to finish."""
 _START_LIMIT_S = 30.0
-_DEATH_LIMIT_S = 5.0
+DEATH_LIMIT_S = 5.0
+"""Time that a killed process may take to be gone."""
 _SILENCES_MOST = 2
 # Triton asks after a stub that it ended itself sooner than this.
 _STUB_ENDS_S = 2.0
@@ -243,7 +244,7 @@ class TritonProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.record.pid, signal.SIGTERM)
             # Triton counts the grace itself; a little more lets it leave by itself.
-            await self._wait_dead(grace_s + 1)
+            await processes.wait_dead([self.record.pid], grace_s + 1)
         await self.kill()
 
     async def kill(self) -> None:
@@ -254,8 +255,9 @@ class TritonProcess:
             # Its pid can't have been given to another, so the group is still its own.
             processes.signal_group(self.record.pid, signal.SIGKILL)
         prefix = self._site.prefix(self.record.run)
-        processes.kill_marked(prefix)
-        await self._wait_dead(_DEATH_LIMIT_S)
+        stubs = processes.kill_marked(prefix)
+        # Removed while something still runs, shared memory might appear again.
+        await processes.wait_dead([self.record.pid, *stubs], DEATH_LIMIT_S)
         if self._child is not None:
             self._child.poll()
         if self._admin is not None:
@@ -263,12 +265,6 @@ class TritonProcess:
         processes.remove_shared_memory(prefix)
         self._site.ledger.forget(self.record.run)
         logger().info("triton.ended", pid=self.record.pid, model=self.record.model)
-
-    async def _wait_dead(self, limit_s: float) -> None:
-        for _ in range(round(limit_s / _POLL_S)):
-            if not self.alive():
-                return
-            await asyncio.sleep(_POLL_S)
 
     def log_since(self, position: int) -> str:
         """Give what it logged since a position, or the end of that if it is much."""

@@ -1,0 +1,62 @@
+"""What a node of a cluster on this machine is to be, and how that is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paldia.core.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOptions:
+    """A node to start; no `cores` leaves it all, `slowdown` 2.0 halves its speed."""
+
+    node_id: str
+    hardware: str
+    price_usd_per_hour: float
+    cores: tuple[int, ...] = ()
+    slowdown: float = 1.0
+
+
+def default_nodes(cores: Sequence[int] | None = None) -> tuple[NodeOptions, ...]:
+    """Give two nodes of different kinds: one full core, and a cheaper half.
+
+    Args:
+        cores: those that may be used; by default this process's own.
+    """
+    usable = sorted(os.sched_getaffinity(0)) if cores is None else [*cores]
+    return (
+        NodeOptions("cpu-full", "cpu-full", 0.10, (usable[min(1, len(usable) - 1)],)),
+        NodeOptions("cpu-half", "cpu-half", 0.04, (usable[0],), slowdown=2.0),
+    )
+
+
+def parse_node(text: str) -> NodeOptions:
+    """Read `ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]]`, CORES such as `0,2-3`.
+
+    Raises:
+        InvalidArgumentError: it isn't of that form.
+    """
+    try:
+        node_id, hardware, price, *rest = text.split(":")
+        cores, slowdown = [*rest, "", ""][:2]
+        if not (node_id and hardware) or len(rest) > 2:
+            raise ValueError
+        return NodeOptions(
+            node_id, hardware, float(price), _cores(cores), float(slowdown) if slowdown else 1.0
+        )
+    except ValueError:
+        raise InvalidArgumentError(
+            f"{text!r} is no node; write ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]], "
+            "for instance small:cpu-half:0.04:0,2-3:2.0"
+        ) from None
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    cores: list[int] = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        cores += range(int(first), int(last or first) + 1)
+    return tuple(cores)
