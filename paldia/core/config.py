@@ -17,7 +17,8 @@ class PolicyConfig:
             keeps a model from going back and forth around one load.
         utilisation_limit: share of a device's capacity that may be planned for.
         burst_z: standard deviations of one window's arrivals that must be withstood.
-        rate_time_constant_s: memory of the arrival-rate average, in seconds.
+        rate_rise_constant_s: time constant of the arrival-rate average while the rate rises.
+        rate_fall_constant_s: the same while it falls.
         dispersion_time_constant_s: memory of the estimate of burstiness, in seconds.
         dispersion_limit: cap on the estimated index of dispersion.
         wait_limit_s: seconds for which a saving must win without a break before it is
@@ -33,7 +34,8 @@ class PolicyConfig:
     saving_margin: float = 0.7
     utilisation_limit: float = 0.8
     burst_z: float = 2.0
-    rate_time_constant_s: float = 3.0
+    rate_rise_constant_s: float = 1.0
+    rate_fall_constant_s: float = 3.0
     dispersion_time_constant_s: float = 30.0
     dispersion_limit: float = 20.0
     wait_limit_s: float = 3.0
@@ -49,7 +51,12 @@ class PolicyConfig:
                 raise InvalidArgumentError(f"{name} must lie between 0 and 1, not {value:g}")
         if self.saving_margin > self.margin:
             raise InvalidArgumentError("saving_margin must not exceed margin")
-        for name in ("rate_time_constant_s", "dispersion_time_constant_s", "start_limit_s"):
+        for name in (
+            "rate_rise_constant_s",
+            "rate_fall_constant_s",
+            "dispersion_time_constant_s",
+            "start_limit_s",
+        ):
             if getattr(self, name) <= 0:
                 raise InvalidArgumentError(f"{name} must be above 0 s")
         if self.wait_limit_s < 0 or self.lanes_limit < 1:

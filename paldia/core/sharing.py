@@ -29,16 +29,21 @@ def completion_time_s(
 ) -> float:
     """Seconds until `pending` requests are done, in batches of `batch`, `lanes` at once.
 
-    T(N; b, k) = full L(b) S(k) + (rem > 0) L(b) S(rem), where ceil(N/b) batches make
-    `full` rounds of k and `rem` are left over. k = 1 is time sharing; as many lanes as
-    batches is space sharing.
+    T(N; b, k) = (rounds - 1) L(b) S(k) + L(c) S(r): ceil(N/b) batches make rounds of k, the
+    last of them of r. The last round takes as long as a whole batch, c = b, unless all
+    there is in it is the remainder of N/b. k = 1 is time sharing; as many lanes as batches
+    is space sharing.
     """
-    full, rest = divmod(math.ceil(pending / batch), lanes)
-    alone_s = profile.latency_s(batch)
-    time_s = full * alone_s * profile.slowdown(lanes, beside.demand, beside.batches)
-    if rest:
-        time_s += alone_s * profile.slowdown(rest, beside.demand, beside.batches)
-    return time_s
+    batches = math.ceil(pending / batch)
+    rounds = math.ceil(batches / lanes)
+    last_lanes = batches - (rounds - 1) * lanes
+    last_batch = batch if last_lanes > 1 else pending - (batches - 1) * batch
+
+    def slowdown(together: int) -> float:
+        return profile.slowdown(together, beside.demand, beside.batches)
+
+    time_s = (rounds - 1) * profile.latency_s(batch) * slowdown(lanes)
+    return time_s + profile.latency_s(last_batch) * slowdown(last_lanes)
 
 
 def throughput(profile: Profile, batch: int, lanes: int, beside: Neighbours = ALONE) -> float:

@@ -18,14 +18,16 @@ def test_the_first_second_is_believed_at_once() -> None:
     assert RateEstimate().after(40, 1.0, CONFIG).requests_per_second == 40
 
 
-def test_the_mean_follows_a_step_within_its_time_constant() -> None:
+@pytest.mark.parametrize(("last", "constant_s"), [(20, 1), (0, 3)])
+def test_the_mean_follows_a_step_within_its_time_constant(last: float, constant_s: int) -> None:
     estimate = RateEstimate()
     for _ in range(60):
         estimate = estimate.after(10, 1.0, CONFIG)
-    for _ in range(3):
-        estimate = estimate.after(20, 1.0, CONFIG)
-    # 1 - 1/e of the way after one time constant of 3 s.
-    assert estimate.requests_per_second == pytest.approx(10 + 10 * (1 - math.exp(-1)))
+    for _ in range(constant_s):
+        estimate = estimate.after(last, 1.0, CONFIG)
+    # 1 - 1/e of the way after one time constant, which is shorter for a rise.
+    expected = 10 + (last - 10) * (1 - math.exp(-1))
+    assert estimate.requests_per_second == pytest.approx(expected)
 
 
 def test_no_new_report_changes_nothing() -> None:
@@ -41,6 +43,14 @@ def test_bursts_are_told_from_poisson_arrivals() -> None:
         bursty = bursty.after(int(rng.poisson(5)) * 10, 1.0, CONFIG)
     assert 1 <= steady.dispersion < 3
     assert bursty.dispersion > 3
+
+
+def test_a_ramp_does_not_pass_for_bursts() -> None:
+    rng = np.random.default_rng(7)
+    estimate = RateEstimate()
+    for second in range(120):
+        estimate = estimate.after(int(rng.poisson(2 * second)), 1.0, CONFIG)
+    assert estimate.dispersion < 2
 
 
 @given(st.floats(0, 500), st.floats(1, 20), st.floats(1, 1000), st.floats(0.01, 2), st.floats(0, 4))

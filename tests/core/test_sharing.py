@@ -39,6 +39,12 @@ def test_the_best_lanes_for_ten_batches(
     assert times[lanes] == pytest.approx(time_s)
 
 
+def test_a_batch_that_is_not_full_takes_no_longer_than_its_rows_need() -> None:
+    known = Profile(((1, 1.0), (2, 2.0), (4, 4.0)), 0.0, 1, 1.0, 0.0)
+    # Where batching gains nothing its limit makes no difference.
+    assert {completion_time_s(known, 5, batch, 1) for batch in (1, 2, 4)} == {5.0}
+
+
 profiles = st.builds(profile, st.floats(0.01, 1.0), st.floats(0.0, 0.2), st.floats(0.001, 10.0))
 
 

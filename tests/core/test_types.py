@@ -37,7 +37,7 @@ def test_a_model_refuses_what_makes_no_sense(option: dict[str, Any]) -> None:
     [
         {"margin": 1.0},
         {"saving_margin": 0.95},
-        {"rate_time_constant_s": 0},
+        {"rate_rise_constant_s": 0},
         {"wait_limit_s": -1},
         {"lanes_limit": 0},
         {"burst_z": -1},

@@ -17,9 +17,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-import paldia
+from paldia.cli import samples
 
-SAMPLES = Path(paldia.__file__).parent / "samples"
 START_S = 30.0
 
 
@@ -27,8 +26,9 @@ START_S = 30.0
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceServerClient]:
     """A client of a Triton that holds both samples."""
     folder = tmp_path_factory.mktemp("triton")
+    samples.prepare()
     for name in ("magika", "minilm"):
-        shutil.copytree(SAMPLES / name, folder / "models" / name)
+        shutil.copytree(samples.FOLDER / name, folder / "models" / name)
     spec = importlib.util.find_spec("pytriton")
     assert spec is not None
     assert spec.origin is not None

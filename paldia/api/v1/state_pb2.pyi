@@ -170,10 +170,15 @@ class StoredMemory(_message.Message):
     SAVING_SINCE_FIELD_NUMBER: _builtins.int
     LAST_USED_FIELD_NUMBER: _builtins.int
     AVOID_FIELD_NUMBER: _builtins.int
+    LAST_REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    LAST_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     requests_per_second: _builtins.float
     dispersion: _builtins.float
     seen_seconds: _builtins.float
+    last_requests_per_second: _builtins.float
+    """The newest sample of the rate, and the seconds that it was taken over."""
+    last_interval_seconds: _builtins.float
     @_builtins.property
     def saving_since(self) -> _timestamp_pb2.Timestamp:
         """Absent unless a cheaper place is winning."""
@@ -194,10 +199,12 @@ class StoredMemory(_message.Message):
         saving_since: _timestamp_pb2.Timestamp | None = ...,
         last_used: _timestamp_pb2.Timestamp | None = ...,
         avoid: _abc.Mapping[_builtins.str, _timestamp_pb2.Timestamp] | None = ...,
+        last_requests_per_second: _builtins.float = ...,
+        last_interval_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "saving_since", b"saving_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid", b"avoid", "dispersion", b"dispersion", "last_used", b"last_used", "model", b"model", "requests_per_second", b"requests_per_second", "saving_since", b"saving_since", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid", b"avoid", "dispersion", b"dispersion", "last_interval_seconds", b"last_interval_seconds", "last_requests_per_second", b"last_requests_per_second", "last_used", b"last_used", "model", b"model", "requests_per_second", b"requests_per_second", "saving_since", b"saving_since", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -19,6 +19,8 @@ def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
             requests_per_second=kept.rate.requests_per_second,
             dispersion=kept.rate.dispersion,
             seen_seconds=kept.rate.seen_s,
+            last_requests_per_second=kept.rate.last_rate,
+            last_interval_seconds=kept.rate.last_interval_s,
             saving_since=(
                 None if kept.saving_since_s is None else convert.timestamp(kept.saving_since_s)
             ),
@@ -33,7 +35,13 @@ def memory_from_proto(stored: Iterable[state_pb2.StoredMemory]) -> Memory:
     """Decode what is remembered of each model."""
     return {
         kept.model: ModelMemory(
-            rate=RateEstimate(kept.requests_per_second, kept.dispersion, kept.seen_seconds),
+            rate=RateEstimate(
+                kept.requests_per_second,
+                kept.dispersion,
+                kept.seen_seconds,
+                kept.last_requests_per_second,
+                kept.last_interval_seconds,
+            ),
             saving_since_s=(
                 convert.wall_s(kept.saving_since) if kept.HasField("saving_since") else None
             ),
