@@ -181,6 +181,7 @@ class Agent:
     process: subprocess.Popen[bytes]
     data_dir: Path
     log: Path
+    asked: bool = False
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -224,10 +225,15 @@ class Agent:
         self.process.kill()
         self.process.wait()
 
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, but once: a second one means at once, leaving its Tritons."""
+        if not self.asked and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.asked = True
+
     def stop(self) -> int:
         """End the agent in order and give its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self.ask_to_stop()
         try:
             return self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -321,8 +327,7 @@ def launch_agent(tmp_path: Path) -> Iterator[StartAgent]:
 
     yield start
     for agent in agents:
-        if agent.process.poll() is None:
-            agent.process.send_signal(signal.SIGTERM)
+        agent.ask_to_stop()
     for agent in agents:
         agent.stop()
     left = [name for agent in agents for name in agent.leftovers()]

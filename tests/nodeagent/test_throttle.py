@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -23,18 +24,33 @@ def busy() -> Iterator[psutil.Process]:
     child.wait()
 
 
+@pytest.fixture
+def make_throttle() -> Iterator[Callable[[float], Throttle]]:
+    """Makes throttles that end with the test."""
+    throttles: list[Throttle] = []
+
+    def make(slowdown: float) -> Throttle:
+        throttles.append(Throttle(slowdown))
+        return throttles[-1]
+
+    yield make
+    for throttle in throttles:
+        throttle.stop()
+
+
 def helper_of(pid: int) -> psutil.Process | None:
     """Find the duty cycle's process among a process's children."""
     for child in psutil.Process(pid).children():
-        if "paldia_nodeagent.throttle" in child.cmdline():
-            return child
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "paldia_nodeagent.throttle" in child.cmdline():
+                return child
     return None
 
 
 def test_stops_and_goes_on_and_leaves_nothing_stopped(
-    busy: psutil.Process, wait_until: Any
+    busy: psutil.Process, wait_until: Any, make_throttle: Any
 ) -> None:
-    throttle = Throttle(20)
+    throttle = make_throttle(20)
     throttle.add(busy.pid)
     wait_until("it is stopped", lambda: busy.status() == STOPPED)
     wait_until("it goes on", lambda: busy.status() != STOPPED)
@@ -44,11 +60,12 @@ def test_stops_and_goes_on_and_leaves_nothing_stopped(
     assert helper_of(os.getpid()) is None
 
 
-def test_a_killed_helper_is_replaced(busy: psutil.Process, wait_until: Any) -> None:
-    throttle = Throttle(20)
+def test_a_killed_helper_is_replaced(
+    busy: psutil.Process, wait_until: Any, make_throttle: Any
+) -> None:
+    throttle = make_throttle(20)
     throttle.add(busy.pid)
-    helper = helper_of(os.getpid())
-    assert helper is not None
+    helper = wait_until("its helper", lambda: helper_of(os.getpid()))
     wait_until("it is stopped", lambda: busy.status() == STOPPED)
     helper.kill()
     helper.wait(5)
@@ -75,9 +92,8 @@ def test_nothing_stays_stopped_when_the_agent_is_killed(
     assert busy.status() != STOPPED
 
 
-def test_no_slowdown_starts_nothing(busy: psutil.Process) -> None:
-    throttle = Throttle(1)
+def test_no_slowdown_starts_nothing(busy: psutil.Process, make_throttle: Any) -> None:
+    throttle = make_throttle(1)
     throttle.add(busy.pid)
     throttle.check()
     assert helper_of(os.getpid()) is None
-    throttle.stop()
