@@ -22,7 +22,7 @@ names = st.text(max_size=20)
 counts = st.integers(0, 2**31 - 1)
 slos = st.builds(
     types.Slo,
-    latency_s=st.floats(1e-6, 1e6),
+    latency_s=st.floats(1e-6, types.SLO_LIMIT_S),
     share=st.floats(0, 1, exclude_min=True, exclude_max=True),
 )
 models = st.builds(
@@ -33,7 +33,7 @@ models = st.builds(
     generation=st.integers(0, 2**63 - 1),
     max_batch=counts,
     min_replicas=counts,
-    keep_alive_s=spans_s,
+    keep_alive_s=st.floats(0, types.KEEP_ALIVE_LIMIT_S),
     on_overload=st.sampled_from(types.OverloadPolicy),
 )
 assignments = st.builds(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import psutil
 import pytest
 from paldia_nodeagent.runtime import Runtime, find_runtime
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient, InferInput, service_pb2, service_pb2_grpc
 
 from paldia.api.convert import duration
@@ -228,7 +230,6 @@ class Frontend:
         self.address, self.metrics = facts["grpc"], facts["metrics"]
         self.channel = grpc.insecure_channel(self.address, options=ANY_SIZE)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        wait_until("it has routes", self.is_ready)
 
     def _lives(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -242,6 +243,29 @@ class Frontend:
 
     def await_model(self, model: str) -> None:
         wait_until(f"{model} is ready", lambda: self.is_model_ready(model))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Read one figure it exports; 0 if it has none yet."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=LIMIT_S) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    @contextlib.contextmanager
+    def busy(self, request: Any) -> Iterator[None]:
+        """Have a request run meanwhile: it is on its lane when the body begins."""
+        started = self.metric("paldia_batch_rows_count", model=request.model_name)
+        call = self.stub.ModelInfer.future(request, timeout=LIMIT_S)
+        wait_until(
+            "the request runs",
+            lambda: self.metric("paldia_batch_rows_count", model=request.model_name) > started,
+        )
+        yield
+        call.result()
 
     def client(self) -> InferenceServerClient:
         """Connect the stock client."""
@@ -311,10 +335,14 @@ def start_frontend(
     """Give a function that starts a frontend for a controller."""
     started: list[Frontend] = []
 
-    def start(controller: Controller, *flags: str) -> Frontend:
+    def start(controller: Controller | str, *flags: str) -> Frontend:
         folder = tmp_path_factory.mktemp("frontend")
-        started.append(Frontend(folder, controller.address, *flags))
-        return started[-1]
+        address = controller if isinstance(controller, str) else controller.address
+        frontend = Frontend(folder, address, *flags)
+        started.append(frontend)
+        if isinstance(controller, Controller):
+            wait_until("it has routes", frontend.is_ready)
+        return frontend
 
     yield start
     for frontend in started:
@@ -326,6 +354,14 @@ def controller(start_controller: Callable[[], Controller], triton: Triton) -> Co
     """Give a controller that tests share, with routes to all models: add to them, leave them."""
     controller = start_controller()
     controller.tell(*(triton.route(model) for model in triton.models))
+    # One batch at a time, so that what comes meanwhile queues.
+    for model in ("sleeper", "echo"):
+        route = triton.route(model, name=f"single-{model}")
+        route.lanes[0].count = 1
+        controller.tell(route)
+    route = triton.route("sleeper", name="narrow-sleeper")
+    route.lanes[0].count = route.lanes[0].batch_size = 1
+    controller.tell(route)
     return controller
 
 

@@ -17,6 +17,8 @@ Stub = Any
 InferResponse = Any
 StreamResponse = Any
 
+_MICROSECONDS_MOST = (1 << 63) - 1
+
 
 class BatchFailedError(Exception):
     """A batch got no answer.
@@ -42,6 +44,7 @@ async def infer(
     """
     try:
         message = merge([one.message for one in asked])
+        _set_timeout(message, asked)
         response = await stub.ModelInfer(message, timeout=timeout_s)
         answers = [response]
         if len(asked) > 1:
@@ -77,6 +80,15 @@ async def stream(
         # What the caller has heard can't be taken back.
         retry = Retry.NO if began else verdict.retry
         raise BatchFailedError(Verdict(retry, verdict.error)) from failed
+
+
+def _set_timeout(message: Any, asked: Sequence[Normalised]) -> None:
+    """Let the tightest of the callers' limits on time in queues hold in Triton's."""
+    limits_s = [one.timeout_s for one in asked if one.timeout_s is not None]
+    if limits_s:
+        message.parameters["timeout"].int64_param = min(
+            round(min(limits_s) * 1e6), _MICROSECONDS_MOST
+        )
 
 
 def _verdict(failed: grpc.aio.AioRpcError, batch: Dispatch, asked: Sequence[Normalised]) -> Verdict:

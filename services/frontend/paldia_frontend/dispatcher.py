@@ -161,8 +161,8 @@ class Dispatcher:
             until_s = now_s + asked.timeout_s
             deadline_s = until_s if deadline_s is None else min(deadline_s, until_s)
         like_key = None
-        merges = asked.like_key is not None and not makes_call
-        if merges and self._unmergeable.get(route.model) != route.generation:
+        merges = route.merges and self._unmergeable.get(route.model) != route.generation
+        if merges and asked.like_key is not None and not makes_call:
             # What was checked against different configs is not alike.
             like_key = (route.generation, asked.message.model_version, asked.like_key)
         self._kernel.arrive(

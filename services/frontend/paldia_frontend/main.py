@@ -21,14 +21,16 @@ from paldia.kit.observability import configure_logging, logger
 from paldia.kit.rpc import RpcServer, check_bind
 from paldia.kit.settings import ServiceSettings
 from paldia_frontend.dispatcher import Dispatcher
+from paldia_frontend.follower import RouteFollower
 from paldia_frontend.inventory import Inventory
 from paldia_frontend.metrics import Metrics, RequestLog
-from paldia_frontend.routes import RouteFollower, RouteTable
+from paldia_frontend.routes import RouteTable
 from paldia_frontend.servicer import SERVICE_NAME, InferenceService
 from paldia_frontend.upstream import Upstreams
 
-_GRACE_S = 30.0
-"""How long requests that are in may take to end once the frontend stops."""
+_GRACE_S = 8.0
+"""How long requests that are in may take to end once the frontend stops; who stops processes
+commonly waits for ten seconds before killing them."""
 _GAUGES_S = 1.0
 
 

@@ -1,14 +1,10 @@
-"""Where requests go: the routes last heard of, kept when the controller is gone.
-
-Demand goes up the same stream, every second and at once when a request must wait for a
-model without lanes.
-"""
+"""Where requests go: the routes last heard of, kept when the controller is gone."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +12,9 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2
 
 from paldia.api import convert
-from paldia.api.v1 import routing_pb2, routing_pb2_grpc
+from paldia.api.v1 import routing_pb2
 from paldia.core.dispatch_lanes import Lane
-from paldia.core.dispatch_types import Counters, ModelPlan
+from paldia.core.dispatch_types import ModelPlan
 from paldia.core.errors import (
     InvalidArgumentError,
     NotFoundError,
@@ -27,12 +23,6 @@ from paldia.core.errors import (
 )
 from paldia.core.types import Slo
 from paldia.kit.lifecycle import wait_any
-from paldia.kit.observability import logger
-from paldia.kit.rpc import keep_stream, open_channel
-
-_REPORT_S = 1.0
-_REPORT_GAP_S = 0.05
-"""Least time between reports, however many requests wait for a cold model."""
 
 
 class RouteState(enum.Enum):
@@ -50,6 +40,7 @@ class Route:
     Attributes:
         plan: its lanes, by endpoint, and its objective.
         config: inference.ModelConfig, None until the model has loaded anywhere.
+        merges: whether rows of several requests may be laid end to end in one.
     """
 
     model: str
@@ -58,6 +49,7 @@ class Route:
     reason: str
     plan: ModelPlan
     config: Any | None
+    merges: bool = False
 
     @property
     def name_in_triton(self) -> str:
@@ -108,6 +100,21 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         message.reason,
         plan,
         config if message.model_config else None,
+        _merges(config),
+    )
+
+
+def _merges(config: Any) -> bool:
+    """Whether rows are independent of the request they come in.
+
+    Steps of a sequence are not, nor what a model learns of each request's own shape.
+    """
+    return (
+        config.max_batch_size > 1
+        and not config.HasField("sequence_batching")
+        and not config.batch_input
+        and not config.batch_output
+        and not any(tensor.allow_ragged_batch for tensor in config.input)
     )
 
 
@@ -208,79 +215,3 @@ class RouteTable:
         self._changed.set()
         self._changed = asyncio.Event()
         return changed, gone
-
-
-class RouteFollower:
-    """Holds the stream to the controller."""
-
-    def __init__(
-        self,
-        controller: str,
-        table: RouteTable,
-        counters: Mapping[str, Counters],
-        take: Callable[[list[Route], list[str]], None],
-    ) -> None:
-        """Tell `take` which routes changed and which are gone, report `counters`."""
-        self._controller = controller
-        self._table = table
-        self._counters = counters
-        self._take = take
-
-    async def follow(self, frontend: routing_pb2.FrontendInfo, stop: asyncio.Event) -> None:
-        """Keep the routes up to date until `stop`, through whatever happens to the controller."""
-        channel = open_channel(self._controller)
-        stub: Any = routing_pb2_grpc.RoutingServiceStub(channel)
-        try:
-            await keep_stream(
-                f"controller {self._controller}",
-                lambda: stub.ConnectFrontend(self._requests(frontend)),
-                self._handle,
-                stop,
-            )
-        finally:
-            await channel.close()
-
-    async def _handle(self, news: routing_pb2.ConnectFrontendResponse) -> None:
-        changed, gone = self._table.apply(news)
-        for route in changed:
-            logger().info(
-                "route.changed",
-                model=route.model,
-                generation=route.generation,
-                state=route.state.value,
-                reason=route.reason,
-                lanes=[f"{lane.node_id} x{lane.count}" for lane in route.plan.lanes],
-            )
-        if gone:
-            logger().info("routes.removed", models=gone)
-        self._take(changed, gone)
-
-    async def _requests(
-        self, frontend: routing_pb2.FrontendInfo
-    ) -> AsyncIterator[routing_pb2.ConnectFrontendRequest]:
-        yield routing_pb2.ConnectFrontendRequest(frontend=frontend, demands=self._demands())
-        while True:
-            await asyncio.sleep(_REPORT_GAP_S)
-            await wait_any([self._table.hurry.wait()], _REPORT_S - _REPORT_GAP_S)
-            self._table.hurry.clear()
-            yield routing_pb2.ConnectFrontendRequest(demands=self._demands())
-
-    def _demands(self) -> list[routing_pb2.ModelDemand]:
-        names = [*self._counters, *(r.model for r in self._table.routes() if r.config is None)]
-        return [self._demand(name) for name in dict.fromkeys(names)]
-
-    def _demand(self, model: str) -> routing_pb2.ModelDemand:
-        counters = self._counters.get(model) or Counters()
-        waiting = self._table.waiting(model)
-        return routing_pb2.ModelDemand(
-            model=model,
-            offered=counters.offered,
-            answered_in_slo=counters.answered_in_slo,
-            answered_late=counters.answered_late,
-            refused=counters.refused,
-            failed=counters.failed,
-            expired=counters.expired,
-            batches=counters.batches,
-            backlog=counters.backlog + waiting,
-            in_flight=counters.in_flight,
-        )

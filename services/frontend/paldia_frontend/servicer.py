@@ -279,6 +279,11 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
 def _prepared(route: Route, request: InferRequest) -> Normalised:
     """Check a request and address it to Triton."""
     asked = normalise(request, route.config)
+    if asked.priority < 0:
+        raise InvalidArgumentError(
+            f"parameter 'priority' is 1 for the first, 0 for the middle and more for later, "
+            f"not {asked.priority}"
+        )
     asked.message.model_name = route.name_in_triton
     return asked
 

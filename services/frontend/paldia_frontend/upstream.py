@@ -14,13 +14,21 @@ import grpc
 from tritonclient.grpc import service_pb2_grpc
 
 from paldia.core.dispatch_types import Retry
-from paldia.core.errors import ExpiredError, OverloadedError, PaldiaError, UnavailableError
+from paldia.core.errors import (
+    ExpiredError,
+    OverloadedError,
+    PaldiaError,
+    TooLargeError,
+    UnavailableError,
+)
 from paldia.kit.rpc import error_of, open_channel
 
 # Triton's words for requests it gives up in its own queues, both under UNAVAILABLE, which
 # would invite callers to send even more.
 _QUEUE_TIMED_OUT = "timeout expired"
 _QUEUE_FULL = "maximum queue size"
+# gRPC's words for an answer over the channel's limit.
+_TOO_LARGE = "larger than max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ def judge(
     if is_merged and code is not grpc.StatusCode.DEADLINE_EXCEEDED:
         # One of the requests may be to blame, and the others should not suffer for it.
         return Verdict(Retry.ALONE, error_of(failed))
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
+        return Verdict(Retry.NO, TooLargeError(f"{details}; raise it with --message-limit-mib"))
     return Verdict(Retry.NO, error_of(failed))
 
 
