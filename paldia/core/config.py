@@ -26,6 +26,8 @@ class PolicyConfig:
         improvement: share by which the predicted latency must shrink for batch size and
             lanes to change, or for a model to move when no hardware meets its SLO.
         lanes_limit: most batches of one model at once on one node.
+        nodes_limit: most nodes of one kind that a model's work is divided over, more than
+            its replicas aside.
         avoid_s: seconds for which a node that failed to start a model is not tried again.
         start_limit_s: seconds a placement may take to become ready, besides its load time.
     """
@@ -41,6 +43,7 @@ class PolicyConfig:
     wait_limit_s: float = 3.0
     improvement: float = 0.1
     lanes_limit: int = 8
+    nodes_limit: int = 16
     avoid_s: float = 60.0
     start_limit_s: float = 60.0
 
@@ -59,7 +62,7 @@ class PolicyConfig:
         ):
             if getattr(self, name) <= 0:
                 raise InvalidArgumentError(f"{name} must be above 0 s")
-        if self.wait_limit_s < 0 or self.lanes_limit < 1:
-            raise InvalidArgumentError("wait_limit_s or lanes_limit is too small")
+        if self.wait_limit_s < 0 or self.lanes_limit < 1 or self.nodes_limit < 1:
+            raise InvalidArgumentError("wait_limit_s, lanes_limit or nodes_limit is too small")
         if self.burst_z < 0 or self.avoid_s < 0 or self.dispersion_limit < 1:
             raise InvalidArgumentError("burst_z, avoid_s or dispersion_limit is too small")

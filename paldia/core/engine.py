@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from paldia.core import scaling, selection
 from paldia.core.config import PolicyConfig
+from paldia.core.memory import remember, state_of
 from paldia.core.observation import (
     Action,
     Assignment,
@@ -21,7 +22,6 @@ from paldia.core.observation import (
     ModelMemory,
     ModelPlan,
     ModelView,
-    NodeView,
     Observation,
     Plan,
 )
@@ -51,7 +51,7 @@ def step(observation: Observation, memory: Memory, config: PolicyConfig) -> Step
     """Plan for every model, in order of name, each seeing what those before it chose."""
     views = sorted(observation.models, key=lambda view: view.model.name)
     remembered = {
-        view.model.name: _remember(view, memory.get(view.model.name), observation, config)
+        view.model.name: remember(view, memory.get(view.model.name), observation, config)
         for view in views
     }
     fleet = Fleet(observation.nodes)
@@ -68,43 +68,6 @@ def step(observation: Observation, memory: Memory, config: PolicyConfig) -> Step
         plans[name], remembered[name] = plan, learned
         decisions.append(decision)
     return Step(plans, remembered, tuple(decisions))
-
-
-def _remember(
-    view: ModelView, memory: ModelMemory | None, observation: Observation, config: PolicyConfig
-) -> ModelMemory:
-    """Carry the new arrivals and failures over into what is known of a model."""
-    memory = memory or ModelMemory(last_used_s=observation.now_s)
-    plan = observation.plan.get(view.model.name)
-    failed = _failed_nodes(view, plan, observation, config) if plan else []
-    avoid = dict(memory.avoid) | dict.fromkeys(failed, observation.now_s + config.avoid_s)
-    return replace(
-        memory,
-        rate=memory.rate.after(view.demand.arrivals, view.demand.interval_s, config),
-        last_used_s=scaling.last_used_s(view, memory, observation.now_s),
-        avoid=tuple(sorted((n, until) for n, until in avoid.items() if until > observation.now_s)),
-    )
-
-
-def _failed_nodes(
-    view: ModelView, plan: ModelPlan, observation: Observation, config: PolicyConfig
-) -> list[str]:
-    """The target nodes on which the model failed, or didn't become ready in time."""
-    nodes = {node.node_id: node for node in observation.nodes}
-    failed = []
-    for assignment in plan.target:
-        state = _state(nodes.get(assignment.node_id), plan.model, assignment)
-        profile = view.profiles.get(assignment.hardware)
-        patience_s = config.start_limit_s + (profile.load_s if profile else 0.0)
-        late = state is not DeploymentState.READY and observation.now_s - plan.since_s > patience_s
-        if state is DeploymentState.FAILED or late:
-            failed.append(assignment.node_id)
-    return failed
-
-
-def _state(node: NodeView | None, model: str, assignment: Assignment) -> DeploymentState | None:
-    view = node.deployments.get((model, assignment.artifact_digest)) if node else None
-    return view.state if view else None
 
 
 def _decide(
@@ -136,7 +99,7 @@ def _decide(
         candidates=options,
         chosen=choice.candidate,
         slo_unreachable=unreachable,
-        inputs_digest=_digest(question, fleet, config),
+        inputs_digest=("" if choice.action is Action.KEEP else _digest(question, fleet, config)),
         before=before.target,
         after=plan.target,
     )
@@ -188,7 +151,7 @@ def _stay(now: Candidate, before: ModelPlan, reason: str) -> _Choice:
 def _changing(plan: ModelPlan, fleet: Fleet) -> bool:
     """Whether the target is still starting; its backlog says nothing about its merits yet."""
     return any(
-        _state(fleet.nodes.get(a.node_id), plan.model, a) is not DeploymentState.READY
+        state_of(fleet.nodes.get(a.node_id), plan.model, a) is not DeploymentState.READY
         for a in plan.target
     )
 
@@ -239,11 +202,11 @@ def _slo_unreachable(
     config: PolicyConfig,
 ) -> bool:
     """Whether no hardware keeps the SLO even once the present backlog is worked off."""
-    if choice.candidate is None or any(option.feasible for option in options):
+    if choice.candidate is None or any(option.keeps_slo for option in options):
         return False
     calm = replace(question.view.demand, backlog=0)
     easier = replace(question, view=replace(question.view, demand=calm))
-    return not any(o.feasible for o in selection.candidates(easier, fleet, config))
+    return not any(o.keeps_slo for o in selection.candidates(easier, fleet, config))
 
 
 def _change_over(
@@ -260,7 +223,7 @@ def _change_over(
     def ready(assignment: Assignment) -> bool:
         node = nodes.get(assignment.node_id)
         alive = node is not None and node.state is not NodeState.LOST
-        return alive and _state(node, before.model, assignment) is DeploymentState.READY
+        return alive and state_of(node, before.model, assignment) is DeploymentState.READY
 
     if choice.action is Action.UNLOAD:
         target: tuple[Assignment, ...] = ()

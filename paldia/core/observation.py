@@ -56,11 +56,13 @@ class DemandView:
     Attributes:
         arrivals: requests offered over `interval_s` seconds; nothing new if that is 0.
         backlog: requests that wait in frontends now.
+        in_flight: requests that are being worked on now.
     """
 
     arrivals: float = 0.0
     interval_s: float = 0.0
     backlog: int = 0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,7 @@ class Candidate:
         throughput: requests per second of all nodes together.
         added_usd_per_hour: price of those nodes that nothing else keeps running.
         utilisation: planned share of the busiest of its nodes.
+        keeps_slo: the SLO is kept, whatever else the verdict has against it.
         detail: the verdict with its numbers.
     """
 
@@ -164,6 +167,7 @@ class Candidate:
     price_usd_per_hour: float = 0.0
     added_usd_per_hour: float = 0.0
     utilisation: float = 0.0
+    keeps_slo: bool = False
 
     @property
     def feasible(self) -> bool:
@@ -216,12 +220,14 @@ class ModelMemory:
         saving_since_s: since when a cheaper place has won without a break; None if none does.
         last_used_s: when a request last arrived, or the model was deployed.
         avoid: (node, until when) where it failed to start.
+        unready_since_s: since when not all of its target is ready; None while it is.
     """
 
     rate: RateEstimate = field(default_factory=RateEstimate)
     saving_since_s: float | None = None
     last_used_s: float = 0.0
     avoid: tuple[tuple[str, float], ...] = ()
+    unready_since_s: float | None = None
 
 
 Memory = Mapping[str, ModelMemory]

@@ -10,7 +10,7 @@ from paldia.core.config import PolicyConfig
 from paldia.core.forecast import pending_requests
 from paldia.core.observation import Assignment, ModelMemory, ModelPlan, ModelView, NodeView
 from paldia.core.profiles import Profile
-from paldia.core.sharing import Neighbours, busy_share, completion_time_s, throughput
+from paldia.core.sharing import ALONE, Neighbours, busy_share, completion_time_s, throughput
 from paldia.core.types import Slo
 
 
@@ -71,46 +71,61 @@ def load_of(view: ModelView, memory: ModelMemory, profile: Profile, nodes: int) 
 
 
 class Fleet:
-    """The nodes and the loads planned on them; a step's working copy."""
+    """The nodes and the loads planned on them; a step's working copy.
+
+    Sums over a node's loads are kept, for every candidate asks for them.
+    """
 
     def __init__(self, nodes: Iterable[NodeView]) -> None:
         self.nodes = {node.node_id: node for node in sorted(nodes, key=lambda n: n.node_id)}
         self._loads: dict[str, dict[str, Load]] = {node_id: {} for node_id in self.nodes}
+        self._sums: dict[str, Neighbours] = dict.fromkeys(self.nodes, ALONE)
+        self._places: dict[str, list[str]] = {}
+        self._kinds: dict[str, list[NodeView]] = {}
+        for node in self.nodes.values():
+            self._kinds.setdefault(node.hardware.name, []).append(node)
 
     @property
     def hardware(self) -> list[str]:
         """The kinds of hardware, by name."""
-        return sorted({node.hardware.name for node in self.nodes.values()})
+        return sorted(self._kinds)
 
     def of_kind(self, hardware: str) -> list[NodeView]:
         """The nodes of one kind, by id."""
-        return [node for node in self.nodes.values() if node.hardware.name == hardware]
+        return self._kinds.get(hardware, [])
 
     def put(self, plan: ModelPlan, view: ModelView, memory: ModelMemory) -> None:
         """Count a plan's target in; what it planned before is forgotten."""
-        self.remove(plan.model)
+        for node_id in self._places.pop(plan.model, []):
+            del self._loads[node_id][plan.model]
+            self._sum(node_id)
         for assignment in plan.target:
             profile = view.profiles.get(assignment.hardware)
             if profile is not None and assignment.node_id in self._loads:
                 load = load_of(view, memory, profile, len(plan.target))
                 self._loads[assignment.node_id][plan.model] = sized(load, assignment)
+                self._places.setdefault(plan.model, []).append(assignment.node_id)
+                self._sum(assignment.node_id)
 
-    def remove(self, model: str) -> None:
-        """Forget a model's loads."""
-        for loads in self._loads.values():
-            loads.pop(model, None)
+    def _sum(self, node_id: str) -> None:
+        loads = self._loads[node_id].values()
+        self._sums[node_id] = Neighbours(
+            demand=sum(load.utilisation for load in loads),
+            batches=sum(load.batches_running for load in loads),
+        )
 
     def others(self, node_id: str, model: str) -> list[Load]:
         """The loads on a node besides a model's own."""
         return [load for name, load in self._loads[node_id].items() if name != model]
 
+    def is_free(self, node_id: str, model: str) -> bool:
+        """Whether nothing but `model` is on a node."""
+        return not self._loads[node_id].keys() - {model}
+
     def beside(self, node_id: str, model: str) -> Neighbours:
         """What other models do on a node, as seen by `model`."""
-        loads = self.others(node_id, model)
-        return Neighbours(
-            demand=sum(load.utilisation for load in loads),
-            batches=sum(load.batches_running for load in loads),
-        )
+        own = self._loads[node_id].get(model)
+        return self._sums[node_id] if own is None else _without(self._sums[node_id], own)
 
     def memory_left_bytes(self, node_id: str, model: str) -> int:
         """Memory on a node that other models leave."""
@@ -119,20 +134,24 @@ class Fleet:
 
     def first_hurt(self, node_id: str, newcomer: Load, config: PolicyConfig) -> str | None:
         """Name a model on the node whose SLO the newcomer would break, if there is one."""
-        beside = self.beside(node_id, newcomer.model)
-        joined = Neighbours(
-            beside.demand + newcomer.utilisation, beside.batches + newcomer.batches_running
+        before = self.beside(node_id, newcomer.model)
+        after = Neighbours(
+            before.demand + newcomer.utilisation, before.batches + newcomer.batches_running
         )
         for load in self.others(node_id, newcomer.model):
             limit_s = config.margin * load.slo.latency_s
-            without = self.beside(node_id, load.model)
-            mine = Neighbours(
-                max(0.0, joined.demand - load.utilisation),
-                max(0.0, joined.batches - load.batches_running),
-            )
-            if load.latency_s(without, config) <= limit_s < load.latency_s(mine, config):
-                return load.model
+            if load.latency_s(_without(after, load), config) > limit_s:
+                alone_s = load.latency_s(_without(self._sums[node_id], load), config)
+                if alone_s <= limit_s:
+                    return load.model
         return None
+
+
+def _without(all_of_them: Neighbours, load: Load) -> Neighbours:
+    return Neighbours(
+        max(0.0, all_of_them.demand - load.utilisation),
+        max(0.0, all_of_them.batches - load.batches_running),
+    )
 
 
 def sized(load: Load, assignment: Assignment) -> Load:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from paldia.core.config import PolicyConfig
@@ -17,6 +18,8 @@ from paldia.core.observation import (
 from paldia.core.placement import Fleet, Load, load_of
 from paldia.core.profiles import Profile
 from paldia.core.sharing import Neighbours, batch_sizes, throughput
+
+REASONS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,16 @@ def pick(options: Sequence[Candidate]) -> Candidate | None:
 
 
 def standing(question: Question, fleet: Fleet, config: PolicyConfig) -> Candidate | None:
-    """Judge the nodes the model is on now; None if one of them can't go on."""
+    """Judge the nodes the model is on now; None if it can't go on there."""
     nodes = [fleet.nodes.get(assignment.node_id) for assignment in question.current]
     present = [node for node in nodes if node is not None and node.usable]
     if not present or len(present) < len(nodes) or any(question.avoids(n.node_id) for n in present):
         return None
     profile = question.view.profiles.get(present[0].hardware.name)
-    return None if profile is None else _judge_nodes(question, profile, present, fleet, config)
+    if profile is None:
+        return None
+    candidate = _judge_nodes(question, profile, present, fleet, config)
+    return candidate if candidate.servable else None
 
 
 def _judge_kind(question: Question, hardware: str, fleet: Fleet, config: PolicyConfig) -> Candidate:
@@ -76,14 +82,33 @@ def _judge_kind(question: Question, hardware: str, fleet: Fleet, config: PolicyC
             hardware, Verdict.NOT_ENOUGH_NODES, _why_no_node(question, hardware, fleet)
         )
     fewest = min(max(1, question.view.model.min_replicas), len(nodes))
-    best = _judge_nodes(question, profile, nodes[:fewest], fleet, config)
-    for count in range(fewest + 1, len(nodes) + 1):
-        if best.feasible:
-            break
-        option = _judge_nodes(question, profile, nodes[:count], fleet, config)
-        if option.feasible or option.latency_s < best.latency_s * (1 - config.improvement):
+    most = max(fewest, min(len(nodes), config.nodes_limit))
+    best: Candidate | None = None
+    for choice in _choices(question, nodes, fewest, most, fleet):
+        option = _judge_nodes(question, profile, choice, fleet, config)
+        if option.feasible:
+            return option
+        if best is None or option.latency_s < best.latency_s * (1 - config.improvement):
             best = option
-    return best
+    return best or Candidate(hardware, Verdict.NOT_ENOUGH_NODES, "no node of that kind")
+
+
+def _choices(
+    question: Question, nodes: list[NodeView], fewest: int, most: int, fleet: Fleet
+) -> Iterator[list[NodeView]]:
+    """Give the sets of nodes worth judging, the smaller and the preferred first.
+
+    A full node must not stand in the way of an idle one, so of the smallest size all
+    neighbours in the order of preference are tried, of larger ones also the idlest.
+    """
+    for first in range(len(nodes) - fewest + 1):
+        yield nodes[first : first + fewest]
+    name = question.view.model.name
+    idlest = sorted(nodes, key=lambda node: (fleet.beside(node.node_id, name).demand, node.node_id))
+    for count in range(fewest + 1, most + 1):
+        yield nodes[:count]
+        if idlest[:count] != nodes[:count]:
+            yield idlest[:count]
 
 
 def _by_preference(question: Question, hardware: str, fleet: Fleet) -> list[NodeView]:
@@ -99,7 +124,7 @@ def _by_preference(question: Question, hardware: str, fleet: Fleet) -> list[Node
         usable,
         key=lambda node: (
             node.node_id not in here,
-            not fleet.others(node.node_id, name),
+            fleet.is_free(node.node_id, name),
             fleet.beside(node.node_id, name).demand,
             node.node_id,
         ),
@@ -107,15 +132,17 @@ def _by_preference(question: Question, hardware: str, fleet: Fleet) -> list[Node
 
 
 def _why_no_node(question: Question, hardware: str, fleet: Fleet) -> str:
+    nodes = fleet.of_kind(hardware)
     reasons = []
-    for node in fleet.of_kind(hardware):
+    for node in nodes[:REASONS_SHOWN]:
         if node.problem:
             reasons.append(f"{node.node_id}: {node.problem}")
         elif question.avoids(node.node_id):
             reasons.append(f"{node.node_id}: the model failed to start there a short while ago")
         else:
             reasons.append(f"{node.node_id} is {node.state.value}")
-    return "; ".join(reasons)
+    more = len(nodes) - len(reasons)
+    return "; ".join(reasons) + (f"; and {more} more" if more else "")
 
 
 def _judge_nodes(
@@ -142,6 +169,7 @@ def _judge_nodes(
         )
     chosen = _share(question, load, beside, most_lanes, config)
     verdict, detail = _verdict(chosen, beside, config)
+    keeps_slo = verdict is Verdict.FEASIBLE
     if verdict is Verdict.FEASIBLE:
         for node in nodes:
             hurt = fleet.first_hurt(node.node_id, chosen, config)
@@ -156,6 +184,7 @@ def _judge_nodes(
         hardware=hardware.name,
         verdict=verdict,
         detail=detail,
+        keeps_slo=keeps_slo,
         assignments=tuple(
             Assignment(
                 node.node_id, hardware.name, model.artifact_digest, chosen.lanes, chosen.batch
@@ -168,7 +197,7 @@ def _judge_nodes(
         added_usd_per_hour=sum(
             node.hardware.price_usd_per_hour
             for node in nodes
-            if not fleet.others(node.node_id, model.name)
+            if fleet.is_free(node.node_id, model.name)
         ),
         utilisation=chosen.utilisation + beside.demand,
     )
@@ -189,18 +218,17 @@ def _share(
     limit = load.profile.largest_batch
     if question.view.model.max_batch:
         limit = min(limit, question.view.model.max_batch)
+    # Lanes beyond those that fill the device only get in each other's way.
+    useful_lanes = min(most_lanes, math.ceil(1 / load.profile.demand_fraction))
     options = [
         replace(load, batch=batch, lanes=lanes)
-        for lanes in range(1, most_lanes + 1)
+        for lanes in range(1, useful_lanes + 1)
         for batch in batch_sizes(limit)
     ]
     able = [option for option in options if _keeps_up(option, beside, config)] or options
-    least_s = min(option.latency_s(beside, config) for option in able)
-    tied = [
-        option
-        for option in able
-        if option.latency_s(beside, config) * (1 - config.improvement) <= least_s
-    ]
+    times_s = [option.latency_s(beside, config) for option in able]
+    tie_s = min(times_s) / (1 - config.improvement)
+    tied = [option for option, time_s in zip(able, times_s, strict=True) if time_s <= tie_s]
     for assignment in question.current:
         now = replace(load, batch=assignment.batch, lanes=assignment.lanes)
         if question.view.profiles.get(assignment.hardware) is load.profile and now in tied:

@@ -49,12 +49,16 @@ class World:
     memory: Memory = field(default_factory=dict)
     running: dict[str, dict[tuple[str, str], DeploymentState]] = field(default_factory=dict)
 
-    def step(self, backlog: int = 0, **rates: float) -> dict[str, Decision]:
+    def step(self, backlog: int = 0, in_flight: int = 0, **rates: float) -> dict[str, Decision]:
         self.now_s += 1
         observation = Observation(
             self.now_s,
             tuple(
-                ModelView(model, DemandView(rates.get(name, 0.0), 1.0, backlog), self.profiles)
+                ModelView(
+                    model,
+                    DemandView(rates.get(name, 0.0), 1.0, backlog, in_flight),
+                    self.profiles,
+                )
                 for name, model in self.models.items()
             ),
             tuple(self._node(node_id) for node_id in self.nodes),
@@ -187,10 +191,18 @@ def test_a_place_that_fails_to_start_is_left_alone_for_a_while(world: World) -> 
 
 def test_a_place_that_never_becomes_ready_is_given_up(world: World) -> None:
     world.obedient = False
-    world.step(m=10)
+    world.steps(2, m=10)
     world.now_s += world.config.start_limit_s + 5
     world.step(m=10)
     assert world.places("m") == ["f0"]
+
+
+def test_a_short_restart_of_a_triton_is_no_failed_start(world: World) -> None:
+    world.steps(200, m=10)
+    world.obedient = False
+    world.running = {"s0": {("m", "a" * 64): DeploymentState.LOADING}}
+    world.steps(5, m=10)
+    assert world.places("m") == ["s0"]
 
 
 def test_an_unreachable_slo_is_served_on_the_fastest_and_said(world: World) -> None:
@@ -251,6 +263,52 @@ def test_a_newcomer_does_not_break_its_neighbour(world: World) -> None:
         Verdict.UTILISATION,
         Verdict.THROUGHPUT,
     )
+
+
+def test_an_idle_node_is_used_though_a_busier_one_is_full() -> None:
+    world = World({"s0": SLOW, "s1": SLOW}, {"a": model("a")})
+    world.profiles = {"slow": Profile(((1, 0.001),), 1.0, 3 << 30)}
+    world.steps(2, a=1)
+    world.models["b"] = model("b")
+    world.steps(2, a=1, b=1)
+    assert world.places("a") == ["s0"]
+    assert world.places("b") == ["s1"]
+
+
+def test_an_update_that_fits_nowhere_leaves_the_old_artifact_serving(world: World) -> None:
+    world.steps(3, m=10)
+    world.models["m"] = Model("m", "b" * 64, Slo(0.1), generation=2)
+    world.profiles = {kind: Profile(((1, 0.01),), 1.0, 1 << 40) for kind in ("slow", "fast")}
+    decision = world.step(m=10)["m"]
+    assert [a.artifact_digest for a in world.plan["m"].target] == ["a" * 64]
+    assert decision.action is Action.UNPLACED
+
+
+def test_missing_replicas_alone_do_not_make_the_slo_unreachable(world: World) -> None:
+    world.models["m"] = model(min_replicas=5)
+    assert not world.step(m=1)["m"].slo_unreachable
+
+
+def test_a_request_under_way_keeps_a_model_loaded(world: World) -> None:
+    world.models["m"] = model(min_replicas=0, keep_alive_s=5)
+    world.step(m=1)
+    for _ in range(10):
+        world.step(in_flight=1)
+    assert world.places("m") == ["s0"]
+
+
+def test_no_keep_alive_still_serves_what_waits(world: World) -> None:
+    world.models["m"] = model(min_replicas=0, keep_alive_s=0)
+    world.step(backlog=1)
+    assert world.places("m") == ["s0"]
+
+
+def test_a_clock_set_back_stops_neither_savings_nor_unloading(world: World) -> None:
+    world.models["m"] = model(min_replicas=0, keep_alive_s=10)
+    world.steps(3, m=1)
+    world.now_s -= 3600
+    world.steps(13)
+    assert world.places("m") == []
 
 
 def test_memory_bounds_what_fits() -> None:
