@@ -74,6 +74,9 @@ class RpcServer:
                 # Two processes on one port must be asked for, not happen.
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                # A peer that is gone without a word is noticed, and its streams end.
+                ("grpc.keepalive_time_ms", 10_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
             ],
         )

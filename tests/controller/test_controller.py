@@ -328,3 +328,63 @@ def test_a_port_others_can_reach_needs_consent(tmp_path: Path) -> None:
 
 def test_a_stop_is_clean(controller: Any) -> None:
     assert controller.stop() == 0
+
+
+async def test_after_a_restart_nobody_is_moved_before_the_nodes_have_spoken(
+    cluster: Any, slow: Any, fast: Any, frontend: Any, until: Any
+) -> None:
+    cluster.join(slow, fast, frontend)
+    await cluster.deploy()
+    await cluster.ready()
+    await until(lambda: frontend.routes.get("m") and frontend.routes["m"].lanes, "a route")
+    await cluster.leave()
+    cluster.controller.stop(signal.SIGKILL)
+    cluster.controller.start()
+    fast.loads = False
+    cluster.join(fast, frontend)
+
+    async def returned() -> bool:
+        answer = await cluster.call("ListNodes", control_pb2.ListNodesRequest())
+        return [node.id for node in answer.nodes] == ["fast-0"]
+
+    await until(returned, "the other node is back")
+    cluster.join(slow)
+    await until(lambda: frontend.snapshots == 2, "a new snapshot")
+    assert [lane.node_id for lane in frontend.routes["m"].lanes] == ["slow-0"]
+    model = await cluster.model()
+    assert [placement.node_id for placement in model.status.placements] == ["slow-0"]
+    assert not fast.desired.deployments
+
+
+async def test_a_profile_that_makes_no_sense_is_a_failed_one(
+    cluster: Any, slow: Any, until: Any
+) -> None:
+    slow.latency_s = 0.0
+    cluster.join(slow)
+    await cluster.deploy()
+
+    async def given_up() -> Any:
+        model = await cluster.model()
+        return model.last_failure.generation == 1 and model
+
+    model = await until(given_up, "the candidate is given up")
+    assert "makes no sense" in model.last_failure.reason
+    slow.latency_s = 0.01
+    await cluster.deploy()
+    await cluster.ready(generation=2)
+
+
+async def test_measuring_what_never_loaded_is_refused_at_once(
+    cluster: Any, slow: Any, until: Any
+) -> None:
+    slow.failure = "no such luck"
+    cluster.join(slow)
+    await cluster.deploy()
+
+    async def failed() -> bool:
+        return bool((await cluster.model()).status.phase == types_pb2.MODEL_PHASE_FAILED)
+
+    await until(failed, "the model has failed")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await cluster.call("ProfileModel", control_pb2.ProfileModelRequest(name="m"))
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION

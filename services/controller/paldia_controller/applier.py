@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from paldia.api import convert
 from paldia.api.v1 import state_pb2
 from paldia.core.engine import Step
 from paldia.core.observation import Action, Decision, ModelPlan, Plan
-from paldia.store.base import COMMIT_LIMIT_WRITES, Delete, Expect, Put
+from paldia.store.base import COMMIT_LIMIT_BYTES, COMMIT_LIMIT_WRITES, Delete, Expect, Put
 from paldia_controller.state import DECISIONS_KEPT, State, decision_key
 
-# The planner's own record takes one write of the same commit.
-WRITES_A_STEP = COMMIT_LIMIT_WRITES - 1
+# Room for the planner's own record, which is written in the same commit.
+PLANNER_BYTES = 512 << 10
 
 
-def plan_writes(state: State, before: Plan, step: Step) -> tuple[list[Put | Delete], list[Expect]]:
-    """Give the writes of a step and the conditions under which they hold.
+@dataclass
+class Changes:
+    """The part of a step that fits one commit.
 
-    A model's writes belong together; models that no longer fit one commit wait for the
-    next step, which comes to the same conclusions.
+    A model's writes belong together, and hold under conditions. Models that no longer fit
+    wait for the next step.
     """
-    writes: list[Put | Delete] = []
-    expect: list[Expect] = []
+
+    writes: list[Put | Delete] = field(default_factory=list)
+    expect: list[Expect] = field(default_factory=list)
+    models: set[str] = field(default_factory=set)
+    size_bytes: int = 0
+
+    def add(self, model: str, writes: Sequence[Put | Delete], expect: Sequence[Expect]) -> None:
+        """Take a model's writes in, if there is room."""
+        size_bytes = sum(len(write.value) for write in writes if isinstance(write, Put))
+        if (
+            len(self.writes) + len(writes) < COMMIT_LIMIT_WRITES
+            and len(self.expect) + len(expect) <= COMMIT_LIMIT_WRITES
+            and self.size_bytes + size_bytes <= COMMIT_LIMIT_BYTES - PLANNER_BYTES
+        ):
+            self.writes += writes
+            self.expect += expect
+            self.models.add(model)
+            self.size_bytes += size_bytes
+
+
+def plan_changes(state: State, before: Plan, step: Step) -> Changes:
+    """Give the writes of a step and the conditions under which they hold."""
+    changes = Changes()
     for name in sorted(before.keys() - step.plan.keys()):
-        forgotten = _decisions_of(state, name)
-        if len(writes) + 1 + len(forgotten) > WRITES_A_STEP:
-            break
-        writes += [state.plans.delete(name), *map(state.decisions.delete, forgotten)]
-        expect.append(state.plans.unchanged(name))
+        forgotten = [*map(state.decisions.delete, _decisions_of(state, name))]
+        changes.add(name, [state.plans.delete(name), *forgotten], [state.plans.unchanged(name)])
     for decision in step.decisions:
         plan = step.plan[decision.model]
-        if plan == before.get(decision.model):
-            continue
-        mine = [
-            state.plans.put(plan.model, plan_to_proto(plan)),
-            *(_record(state, decision) if decision.action is not Action.KEEP else ()),
-        ]
-        if len(writes) + len(mine) > WRITES_A_STEP:
-            break
-        writes += mine
-        # A model that was changed or removed meanwhile must be decided on anew.
-        expect += [state.plans.unchanged(plan.model), state.models.unchanged(plan.model)]
-    return writes, expect
+        if plan != before.get(plan.model):
+            writes = [
+                state.plans.put(plan.model, plan_to_proto(plan)),
+                *(_record(state, decision) if decision.action is not Action.KEEP else ()),
+            ]
+            # A model that was changed or removed meanwhile must be decided on anew.
+            unchanged = [state.plans.unchanged(plan.model), state.models.unchanged(plan.model)]
+            changes.add(plan.model, writes, unchanged)
+    return changes
 
 
 def _record(state: State, decision: Decision) -> Iterable[Put | Delete]:

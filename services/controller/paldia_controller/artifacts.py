@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +28,17 @@ class Artifacts:
     def has(self, digest: str) -> bool:
         """Whether an artifact is here."""
         return (self._folder / check_digest(digest)).is_file()
+
+    def refresh(self, digest: str) -> None:
+        """Make an artifact count as stored just now, for it is about to be used.
+
+        Raises:
+            NotFoundError: it isn't here.
+        """
+        try:
+            os.utime(self._folder / check_digest(digest))
+        except FileNotFoundError as error:
+            raise NotFoundError.of("artifact", digest) from error
 
     def stored_before(self, wall_s: float) -> set[str]:
         """Give the artifacts stored before a time, in seconds since 1970."""
@@ -78,6 +90,8 @@ class Artifacts:
                 hasher.update(piece.chunk)
                 await asyncio.to_thread(file.write, piece.chunk)
                 piece = await anext(pieces, None)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
         if written < first.size_bytes:
             raise InvalidArgumentError(
                 f"the upload broke off after {written} of {first.size_bytes} bytes"

@@ -150,6 +150,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.ProfileModelResponse:
         """Measure a model anew and wait for the result."""
         digest = newest(self._model(request.name)).spec.artifact_digest
+        if not digest:
+            raise NotServableError(f"model {request.name!r} has never loaded; deploy it again")
         present = {
             node.hardware.name
             for node in self._observer.nodes()
@@ -162,6 +164,16 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         # The planner goes on with the old profiles until new ones replace them.
         self._profiling.repeat(keys, self._clock.wall_s())
         self._observer.changed.fire()
+        try:
+            await self._measured(keys)
+        finally:
+            self._profiling.forget(keys)
+        return control_pb2.ProfileModelResponse(
+            profiles=[self._profiling.outcomes[key] for key in sorted(keys)]
+        )
+
+    async def _measured(self, keys: set[str]) -> None:
+        """Wait until profiles have been measured anew."""
         started_s = self._clock.monotonic_s()
         while self._profiling.repeating & keys:
             if self._clock.monotonic_s() - started_s > PROFILE_LIMIT_S:
@@ -172,9 +184,6 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 raise UnavailableError("the controller is stopping")
             seen = self._state.changed.count
             await wait_any([self._state.changed.beyond(seen), self._stop.wait()], timeout_s=1.0)
-        return control_pb2.ProfileModelResponse(
-            profiles=[self._profiling.outcomes[key] for key in sorted(keys)]
-        )
 
     def _profiles(self, digest: str) -> list[types_pb2.Profile]:
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from paldia.api.v1 import routing_pb2
@@ -10,6 +10,8 @@ from paldia.core.observation import DemandView
 
 SHORTEST_SAMPLE_S = 0.5
 """Counters read closer together than this say little about a rate."""
+SILENT_S = 5.0
+"""A frontend that reports each second is stopped, or cut off, after so long."""
 
 
 @dataclass
@@ -26,6 +28,7 @@ class _Meter:
     at_s: float
     counters: dict[str, _Counter] = field(default_factory=dict)
     backlog: dict[str, int] = field(default_factory=dict)
+    in_flight: dict[str, int] = field(default_factory=dict)
 
     @property
     def span_s(self) -> float:
@@ -50,39 +53,38 @@ class DemandMeter:
         for demand in demands:
             meter.counters[demand.model] = _Counter(demand.offered)
             meter.backlog[demand.model] = demand.backlog
+            meter.in_flight[demand.model] = demand.in_flight
 
     def report(
         self, frontend: str, demands: Iterable[routing_pb2.ModelDemand], now_s: float
     ) -> None:
         """Take in a report of a connected frontend."""
         meter = self._meters[frontend]
+        if now_s - meter.at_s > SILENT_S:
+            # What came in while it was silent is not what comes in now.
+            meter.since_s = now_s - SILENT_S
         for demand in demands:
             counter = meter.counters.setdefault(demand.model, _Counter())
             counter.arrivals += max(0, demand.offered - counter.offered)
             counter.offered = demand.offered
             meter.backlog[demand.model] = demand.backlog
+            meter.in_flight[demand.model] = demand.in_flight
         meter.at_s = now_s
 
     def disconnect(self, frontend: str) -> None:
         """Forget a frontend; its backlog is no longer known."""
         self._meters.pop(frontend, None)
 
-    def waiting(self, model: str) -> int:
-        """Requests for a model that wait in any frontend."""
-        return sum(meter.backlog.get(model, 0) for meter in self._meters.values())
-
-    def sample(self, models: Iterable[str]) -> dict[str, DemandView]:
+    def sample(self, models: Iterable[str], now_s: float) -> dict[str, DemandView]:
         """Give each model's demand since the last sample.
 
         Arrivals are held back until every frontend has reported over a span long enough
-        to mean a rate; the backlog is always current.
+        to mean a rate; what waits and what runs is always current. A frontend that has
+        fallen silent is left out, and holds nobody up.
         """
-        meters = self._meters.values()
+        meters = [meter for meter in self._meters.values() if now_s - meter.at_s <= SILENT_S]
         complete = bool(meters) and all(m.span_s >= SHORTEST_SAMPLE_S for m in meters)
-        views = {
-            model: _view(model, meters) if complete else DemandView(backlog=self.waiting(model))
-            for model in models
-        }
+        views = {model: _view(model, meters, complete=complete) for model in models}
         if complete:
             for meter in meters:
                 meter.since_s = meter.at_s
@@ -91,12 +93,13 @@ class DemandMeter:
         return views
 
 
-def _view(model: str, meters: Iterable[_Meter]) -> DemandView:
-    rate, spans_s, backlog = 0.0, [], 0
-    for meter in meters:
-        counter = meter.counters.get(model)
-        rate += (counter.arrivals if counter else 0.0) / meter.span_s
-        spans_s.append(meter.span_s)
-        backlog += meter.backlog.get(model, 0)
-    interval_s = sum(spans_s) / len(spans_s)
-    return DemandView(arrivals=rate * interval_s, interval_s=interval_s, backlog=backlog)
+def _view(model: str, meters: Sequence[_Meter], *, complete: bool) -> DemandView:
+    backlog = sum(meter.backlog.get(model, 0) for meter in meters)
+    in_flight = sum(meter.in_flight.get(model, 0) for meter in meters)
+    if not complete:
+        return DemandView(backlog=backlog, in_flight=in_flight)
+    rate = sum(
+        meter.counters[model].arrivals / meter.span_s for meter in meters if model in meter.counters
+    )
+    interval_s = sum(meter.span_s for meter in meters) / len(meters)
+    return DemandView(rate * interval_s, interval_s, backlog, in_flight)

@@ -5,6 +5,7 @@ Turned into one consistent `Observation` for each step of the planner.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ from paldia_controller.state import Signal, State
 
 NODE_LIFETIME_S = 10.0
 """A node whose agent has been silent for longer is lost."""
+NAME_LIMIT = 128
 TAKEOVER_S = 3.0
 """A second agent may take a node's name once the first has been silent for this long."""
 
@@ -42,6 +44,8 @@ class AgentSession:
     report: agent_pb2.NodeReport = field(default_factory=agent_pb2.NodeReport)
     reported_wall_s: float = 0.0
     connected: bool = True
+    heard: bool = False
+    """Whether it has said how it is, not only who."""
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Observer:
     def __init__(self, state: State, clock: Clock) -> None:
         self._state = state
         self._clock = clock
+        self._started_s = clock.monotonic_s()
+        self._settled = False
         self.agents: dict[str, AgentSession] = {}
         self.frontends: dict[str, FrontendSession] = {}
         self.demand = DemandMeter()
@@ -74,8 +80,14 @@ class Observer:
             InvalidArgumentError: it doesn't say who it is.
             ConflictError: another agent that is alive has that name.
         """
-        if not info.node_id or "/" in info.node_id or not info.hardware.name:
-            raise InvalidArgumentError("an agent needs a node id without '/' and a hardware name")
+        for name in (info.node_id, info.hardware.name):
+            if not 0 < len(name) <= NAME_LIMIT or "/" in name:
+                raise InvalidArgumentError(
+                    f"{name[:NAME_LIMIT]!r} is no name for a node or its hardware; use 1 to "
+                    f"{NAME_LIMIT} characters without '/'"
+                )
+        if not 0 <= info.hardware.price_usd_per_hour < math.inf:
+            raise InvalidArgumentError("a node's price must be 0 USD/h or more")
         known = self.agents.get(info.node_id)
         now_s = self._clock.monotonic_s()
         if known and known.connected and now_s - known.last_report_s < TAKEOVER_S:
@@ -84,7 +96,7 @@ class Observer:
             )
         session = AgentSession(info, now_s, reported_wall_s=self._clock.wall_s())
         if known:
-            session.report = known.report
+            session.report, session.heard = known.report, known.heard
         self.agents[info.node_id] = session
         self.changed.fire()
         return session
@@ -92,6 +104,9 @@ class Observer:
     def agent_reported(self, session: AgentSession, report: agent_pb2.NodeReport) -> None:
         """Take in a report."""
         before, session.report = session.report, report
+        if not session.heard:
+            session.heard = True
+            self.changed.fire()
         session.last_report_s = self._clock.monotonic_s()
         session.reported_wall_s = self._clock.wall_s()
         if (
@@ -138,8 +153,32 @@ class Observer:
             del self.frontends[session.info.id]
             self.demand.disconnect(session.info.id)
 
-    def node_state(self, node_id: str) -> NodeState:
-        """Give a node's state, of reports and plans together."""
+    def settled(self) -> bool:
+        """Whether it is known how the planned nodes are; False for a while after a start.
+
+        Until then nodes that haven't said a word are unknown, and neither plans nor routes
+        may be made as if they were gone.
+        """
+        if not self._settled:
+            heard = {node_id for node_id, session in self.agents.items() if session.heard}
+            waited_s = self._clock.monotonic_s() - self._started_s
+            self._settled = self.planned_nodes() <= heard or waited_s > NODE_LIFETIME_S
+        return self._settled
+
+    def planned_nodes(self) -> frozenset[str]:
+        """Give the nodes that any model should be on."""
+        return frozenset(
+            placement.node_id
+            for record in self._state.plans.rows.values()
+            for placement in (*record.message.target, *record.message.retiring)
+        )
+
+    def occupied_nodes(self) -> frozenset[str]:
+        """Give the nodes that are in use: they hold a model, or measure one."""
+        return self.planned_nodes() | self.profiling
+
+    def node_state(self, node_id: str, occupied: frozenset[str]) -> NodeState:
+        """Give a node's state; `occupied` are the nodes in use."""
         session = self.agents[node_id]
         stored = self._state.nodes.get(node_id)
         silent_s = self._clock.monotonic_s() - session.last_report_s
@@ -147,13 +186,7 @@ class Observer:
             return NodeState.LOST
         if stored is not None and stored.draining:
             return NodeState.DRAINING
-        planned = any(
-            placement.node_id == node_id
-            for record in self._state.plans.rows.values()
-            for placement in (*record.message.target, *record.message.retiring)
-        )
-        busy = planned or node_id in self.profiling
-        return NodeState.ACTIVE if busy else NodeState.PARKED
+        return NodeState.ACTIVE if node_id in occupied else NodeState.PARKED
 
     def deployment(
         self, node_id: str, model: str, digest: str
@@ -167,11 +200,12 @@ class Observer:
 
     def nodes(self) -> tuple[NodeView, ...]:
         """Give all nodes, by id."""
+        occupied = self.occupied_nodes()
         return tuple(
             NodeView(
                 node_id=node_id,
                 hardware=hardware_of(session.info.hardware),
-                state=self.node_state(node_id),
+                state=self.node_state(node_id, occupied),
                 deployments={
                     (status.model, status.artifact_digest): DeploymentView(
                         convert.deployment_state_from_proto(status.state), status.reason
@@ -190,22 +224,24 @@ class Observer:
             for name, record in sorted(self._state.models.rows.items())
             if record.message.HasField("serving")
         }
-        demand = self.demand.sample(serving)
+        demand = self.demand.sample(serving, self._clock.monotonic_s())
+        profiles = self._profiles()
         return Observation(
             now_s=self._clock.wall_s(),
-            models=tuple(self._model_view(model, demand[name]) for name, model in serving.items()),
+            models=tuple(
+                _model_view(model, demand[name], profiles) for name, model in serving.items()
+            ),
             nodes=self.nodes(),
             plan=self._plan(),
         )
 
-    def _model_view(self, model: types_pb2.Model, demand: DemandView) -> ModelView:
-        spec = convert.model_from_proto(model.serving.spec, model.serving.generation)
-        profiles: dict[str, Profile | None] = {}
+    def _profiles(self) -> dict[str, dict[str, Profile | None]]:
+        """Give what was measured: by artifact, then by hardware."""
+        profiles: dict[str, dict[str, Profile | None]] = {}
         for key, record in sorted(self._state.profiles.rows.items()):
             digest, _, hardware = key.partition("/")
-            if digest == spec.artifact_digest:
-                profiles[hardware] = convert.profile_from_proto(record.message)
-        return ModelView(spec, demand, profiles)
+            profiles.setdefault(digest, {})[hardware] = convert.profile_from_proto(record.message)
+        return profiles
 
     def _plan(self) -> Plan:
         return {
@@ -219,6 +255,13 @@ class Observer:
             )
             for name, record in sorted(self._state.plans.rows.items())
         }
+
+
+def _model_view(
+    model: types_pb2.Model, demand: DemandView, profiles: dict[str, dict[str, Profile | None]]
+) -> ModelView:
+    spec = convert.model_from_proto(model.serving.spec, model.serving.generation)
+    return ModelView(spec, demand, profiles.get(spec.artifact_digest, {}))
 
 
 def hardware_of(hardware: types_pb2.Hardware) -> Hardware:

@@ -6,6 +6,7 @@ The deciding is `paldia.core.engine`; here is only what surrounds it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 
 from paldia.api.v1 import agent_pb2, state_pb2, types_pb2
@@ -13,16 +14,16 @@ from paldia.core import engine
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import ConflictError, UnavailableError
 from paldia.core.ledger import Ledger
-from paldia.core.observation import Action, Decision, Memory
+from paldia.core.observation import Action, Decision, Memory, Plan
 from paldia.kit.clock import Clock
 from paldia.kit.lifecycle import sleep_unless, wait_any
 from paldia.kit.observability import logger
 from paldia.store.base import COMMIT_LIMIT_WRITES, Delete, Expect, Put
 from paldia_controller import memory as stored_memory
 from paldia_controller import rollout
-from paldia_controller.applier import plan_writes
+from paldia_controller.applier import Changes, plan_changes
 from paldia_controller.observer import Observer
-from paldia_controller.profiling import Profiling, Task
+from paldia_controller.profiling import Profiling, Task, checked
 from paldia_controller.state import State
 from paldia_controller.views import Views
 
@@ -77,57 +78,89 @@ class Planner:
                 await self.tick()
             except (ConflictError, UnavailableError, TimeoutError) as error:
                 logger().warning("planner.retry", reason=str(error) or "the store is slow")
+            except Exception:
+                # One step that can't be made must not end the steps for all models.
+                logger().exception("planner.failed")
             changes = [signal.beyond(count) for signal, count in zip(signals, seen, strict=True)]
             await wait_any([*changes, stop.wait()], tick_s)
             await sleep_unless(stop, SHORTEST_TICK_S)
 
     async def tick(self) -> None:
-        """Observe, decide and apply, once."""
+        """Observe, decide and apply, once.
+
+        Nothing is decided until the planned nodes have had the time to say how they are:
+        after a restart of this controller all of them are unknown, not gone.
+        """
+        await self._keep_profiles()
+        if not self._observer.settled():
+            return
         await self._advance_rollouts()
         observation = self._observer.observe()
         step = engine.step(observation, self.memory, self._config)
-        writes, expect = plan_writes(self._state, observation.plan, step)
-        changed = [decision for decision in step.decisions if decision.action is not Action.KEEP]
-        self.memory, self.latest = step.memory, {d.model: d for d in step.decisions}
+        changes = plan_changes(self._state, observation.plan, step)
+        self.latest = {decision.model: decision for decision in step.decisions}
+        remembered, self.memory = step.memory, self._unless_saving(step)
         now_s, running = self._clock.wall_s(), self._views.running()
+        self._saved_s = min(self._saved_s, now_s)
         due = now_s - self._saved_s > SAVE_EVERY_S or running != self.ledger.running
-        if not writes and not due:
+        if not changes.writes and not due:
+            self.memory = remembered
             return
+        done = [
+            decision
+            for decision in step.decisions
+            if decision.model in changes.models and decision.action is not Action.KEEP
+        ]
         ledger = self.ledger.settle(now_s, running)
-        moved = sum(decision.action is Action.MOVE for decision in changed)
-        acted = sum(decision.action is not Action.UNPLACED for decision in changed)
         saved = state_pb2.StoredPlanner(
-            memories=stored_memory.memory_to_proto(step.memory),
+            memories=stored_memory.memory_to_proto(remembered),
             ledger=stored_memory.ledger_to_proto(ledger),
-            decisions=self.decisions + acted,
-            moves=self.moves + moved,
+            decisions=self.decisions + sum(d.action is not Action.UNPLACED for d in done),
+            moves=self.moves + sum(d.action is Action.MOVE for d in done),
         )
-        await self._state.commit([*writes, self._state.planner.put("state", saved)], expect)
+        writes = [*changes.writes, self._state.planner.put("state", saved)]
+        await self._state.commit(writes, changes.expect)
+        self.memory = {
+            name: memory if _applied(step, observation.plan, changes, name) else self.memory[name]
+            for name, memory in remembered.items()
+        }
         self.ledger, self._saved_s = ledger, now_s
         self.decisions, self.moves = saved.decisions, saved.moves
-        for decision in changed:
+        for decision in done:
             _log(decision)
 
-    async def _advance_rollouts(self) -> None:
-        """Collect measurements, promote or give up candidates, and hand out what is missing."""
-        now_s = self._clock.wall_s()
-        reports = [session.report for session in self._observer.agents.values()]
-        for task, result in self._profiling.results(reports, now_s):
+    def _unless_saving(self, step: engine.Step) -> Memory:
+        """Give what is remembered if the step is not applied: a saving goes on waiting."""
+        return {
+            name: dataclasses.replace(
+                memory, saving_since_s=self.memory.get(name, memory).saving_since_s
+            )
+            for name, memory in step.memory.items()
+        }
+
+    async def _keep_profiles(self) -> None:
+        """Collect what has been measured."""
+        reports = {name: session.report for name, session in self._observer.agents.items()}
+        for task, result in self._profiling.results(reports, self._clock.monotonic_s()):
             await self._keep_profile(task, result)
+
+    async def _advance_rollouts(self) -> None:
+        """Promote or give up candidates, and hand out the measurements that are missing."""
         profiles = {key: row.message for key, row in self._state.profiles.rows.items()}
         models = {name: row.message for name, row in self._state.models.rows.items()}
         nodes = self._observer.nodes()
-        await self._promote(models, profiles, now_s)
+        await self._promote(models, profiles, self._clock.wall_s())
         known = {key: row for key, row in profiles.items() if key not in self._profiling.repeating}
         missing = rollout.missing_profiles(models, known, nodes)
         before = self._profiling.tasks
-        self._profiling.assign(missing, nodes, now_s)
+        self._profiling.assign(missing, nodes, self._clock.monotonic_s())
         self._observer.profiling = self._profiling.nodes
         if before != self._profiling.tasks:
             self._observer.changed.fire()
 
     async def _keep_profile(self, task: Task, result: agent_pb2.ProfileResult) -> None:
         """Store a measurement; a failed one never takes the place of one that succeeded."""
+        result = checked(task, result)
         before = self._state.profiles.get(task.key)
         if not result.profile.failure or before is None or before.failure:
             writes: list[Put | Delete] = [self._state.profiles.put(task.key, result.profile)]
@@ -135,7 +168,7 @@ class Planner:
                 config = state_pb2.StoredConfig(model_config=result.model_config)
                 writes.append(self._state.configs.put(task.wanted.digest, config))
             await self._state.commit(writes, [])
-        self._profiling.finished(task.key, result.profile)
+        self._profiling.finished(task, result.profile)
         logger().info(
             "profile.measured",
             model=task.wanted.model,
@@ -167,6 +200,10 @@ class Planner:
                 )
         if writes:
             await self._state.commit(writes, expect)
+
+
+def _applied(step: engine.Step, before: Plan, changes: Changes, model: str) -> bool:
+    return model in changes.models or step.plan[model] == before.get(model)
 
 
 def _log(decision: Decision) -> None:

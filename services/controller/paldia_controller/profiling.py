@@ -6,17 +6,20 @@ same tasks are asked for again and an agent that has finished one answers at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, types_pb2
+from paldia.core.errors import InvalidArgumentError
 from paldia.core.observation import NodeView
 from paldia_controller.rollout import Wanted
 from paldia_controller.state import profile_key
 
 BUDGET_S = 4.0
 """Time an agent spends on measuring, besides loading."""
+CONFIG_LIMIT_BYTES = 512 << 10
+LARGEST_BATCH = 32
 TASK_LIMIT_S = 150.0
 """A task without a result for so long has failed."""
 
@@ -29,6 +32,7 @@ class Task:
     node_id: str
     task_id: str
     started_s: float
+    """Monotonic, for a clock that is set must not make it overdue."""
 
     @property
     def key(self) -> str:
@@ -77,32 +81,50 @@ class Profiling:
                 task_id = f"{want.digest[:16]}-{want.hardware}-{self._rounds.get(key, 0)}"
                 self.tasks[key] = Task(want, node.node_id, task_id, now_s)
 
-    def repeat(self, keys: Iterable[str], now_s: float) -> None:
+    def repeat(self, keys: Iterable[str], wall_s: float) -> None:
         """Have profiles measured anew, known or not."""
         for key in keys:
             self.repeating.add(key)
-            # Another id, or the agent would answer with what it measured before.
-            self._rounds[key] = round(now_s * 1e3)
+            # Another id, or the agent would answer with what it measured before; one that a
+            # controller before this one has not used either.
+            self._rounds[key] = round(wall_s * 1e3)
             self.tasks.pop(key, None)
 
-    def finished(self, key: str, profile: types_pb2.Profile) -> None:
-        """Note the outcome of a task."""
-        self.tasks.pop(key, None)
-        if key in self.repeating:
-            self.repeating.discard(key)
-            self.outcomes[key] = profile
+    def forget(self, keys: Iterable[str]) -> None:
+        """No longer wait for repeated measurements."""
+        self.repeating -= set(keys)
+
+    def finished(self, task: Task, profile: types_pb2.Profile) -> None:
+        """Note the outcome of a task, unless another has taken its place meanwhile."""
+        if self.tasks.get(task.key) != task:
+            return
+        del self.tasks[task.key]
+        if profile.failure:
+            # The agent repeats this result until it is told otherwise; the next try must
+            # not take it for its own.
+            self._rounds[task.key] = self._rounds.get(task.key, 0) + 1
+        if task.key in self.repeating:
+            self.repeating.discard(task.key)
+            self.outcomes[task.key] = profile
 
     def results(
-        self, reports: Iterable[agent_pb2.NodeReport], now_s: float
+        self, reports: Mapping[str, agent_pb2.NodeReport], now_s: float
     ) -> list[tuple[Task, agent_pb2.ProfileResult]]:
-        """Give the results of tasks under way, among them the failure of overdue ones."""
-        results = {r.task_id: r for report in reports for r in report.profile_results}
+        """Give the results of tasks under way, among them the failure of overdue ones.
+
+        `reports` are the nodes' own, by id; `now_s` is of the clock that `assign` was given.
+        """
         ended = []
         for task in self.tasks.values():
-            if task.task_id in results:
-                ended.append((task, results[task.task_id]))
+            report = reports.get(task.node_id)
+            found = (
+                [r for r in report.profile_results if r.task_id == task.task_id] if report else []
+            )
+            if found:
+                ended.append((task, found[0]))
             elif now_s - task.started_s > TASK_LIMIT_S:
-                ended.append((task, _overdue(task, now_s)))
+                reason = f"node {task.node_id} gave no result within {TASK_LIMIT_S:g} s"
+                ended.append((task, _failed(task, reason)))
         return ended
 
     def task_messages(self, node_id: str) -> list[agent_pb2.ProfileTask]:
@@ -112,7 +134,7 @@ class Profiling:
                 task_id=task.task_id,
                 model=task.wanted.model,
                 artifact_digest=task.wanted.digest,
-                max_batch_size=task.wanted.max_batch,
+                max_batch_size=LARGEST_BATCH,
                 budget=convert.duration(BUDGET_S),
                 latency_cap=convert.duration(task.wanted.latency_cap_s),
             )
@@ -121,14 +143,26 @@ class Profiling:
         ]
 
 
-def _overdue(task: Task, now_s: float) -> agent_pb2.ProfileResult:
+def checked(task: Task, result: agent_pb2.ProfileResult) -> agent_pb2.ProfileResult:
+    """Give the result, or the failure that it is if its figures make no sense."""
+    if result.profile.failure:
+        return result
+    try:
+        convert.profile_from_proto(result.profile)
+    except InvalidArgumentError as error:
+        return _failed(task, f"node {task.node_id} measured what makes no sense: {error}")
+    if len(result.model_config) > CONFIG_LIMIT_BYTES:
+        return _failed(task, f"the model's config has over {CONFIG_LIMIT_BYTES} bytes")
+    return result
+
+
+def _failed(task: Task, reason: str) -> agent_pb2.ProfileResult:
     return agent_pb2.ProfileResult(
         task_id=task.task_id,
         profile=types_pb2.Profile(
             artifact_digest=task.wanted.digest,
             hardware=task.wanted.hardware,
             node_id=task.node_id,
-            measured_at=convert.timestamp(now_s),
-            failure=f"node {task.node_id} gave no result within {TASK_LIMIT_S:g} s",
+            failure=reason,
         ),
     )

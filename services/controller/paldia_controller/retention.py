@@ -39,19 +39,24 @@ class Retention:
         What was measured of an artifact goes first: a profile without its artifact would
         be kept for ever, an artifact without profiles is found again the next time.
         """
-        used = {
-            revision.spec.artifact_digest
-            for record in self._state.models.rows.values()
-            for revision in (record.message.serving, record.message.candidate)
-        }
-        old = self._artifacts.stored_before(self._clock.wall_s() - keep_s)
-        for digest in sorted(old - used):
+        for digest in sorted(self._forgettable(keep_s)):
             writes = [
                 table.delete(key)
                 for table in (self._state.profiles, self._state.configs)
                 for key in table.rows
                 if key.partition("/")[0] == digest
             ]
-            await self._state.commit(writes[:COMMIT_LIMIT_WRITES], [])
-            self._artifacts.remove(digest)
-            logger().info("artifact.removed", digest=digest)
+            if writes:
+                await self._state.commit(writes[:COMMIT_LIMIT_WRITES], [])
+            # It may have been deployed meanwhile.
+            if digest in self._forgettable(keep_s):
+                self._artifacts.remove(digest)
+                logger().info("artifact.removed", digest=digest)
+
+    def _forgettable(self, keep_s: float) -> set[str]:
+        used = {
+            revision.spec.artifact_digest
+            for record in self._state.models.rows.values()
+            for revision in (record.message.serving, record.message.candidate)
+        }
+        return self._artifacts.stored_before(self._clock.wall_s() - keep_s) - used

@@ -15,7 +15,9 @@ from paldia.api.v1 import types_pb2
 from paldia.core.observation import NodeView
 from paldia_controller.state import profile_key
 
-LARGEST_MEASURED_BATCH = 32
+LATENCY_CAP_S = 1.0
+"""Batches are measured up to this latency, or the SLO if that is more: another model may
+use the same artifact with a looser one."""
 PATIENCE_S = 60.0
 """A revision waits no longer than this for the measurement of further kinds of hardware."""
 
@@ -27,7 +29,6 @@ class Wanted:
     model: str
     digest: str
     hardware: str
-    max_batch: int
     latency_cap_s: float
 
 
@@ -53,8 +54,7 @@ def missing_profiles(
                             model=model.name,
                             digest=spec.artifact_digest,
                             hardware=hardware,
-                            max_batch=spec.max_batch_size or LARGEST_MEASURED_BATCH,
-                            latency_cap_s=convert.seconds(spec.slo.latency),
+                            latency_cap_s=max(LATENCY_CAP_S, convert.seconds(spec.slo.latency)),
                         ),
                     )
     return list(wanted.values())
@@ -86,7 +86,7 @@ def advance(
         after.ClearField("candidate")
         after.ClearField("last_failure")
         return after
-    if known and not measured and not pending:
+    if known and kinds and not measured and not pending:
         after.last_failure.generation = model.candidate.generation
         after.last_failure.reason = _reason(known)
         after.last_failure.failed_at.CopyFrom(convert.timestamp(now_s))

@@ -37,6 +37,10 @@ class Streams:
         """Mark the present, to be read before looking at the facts."""
         return self._state.changed.count, self.observer.changed.count
 
+    def goes_on(self, reader: asyncio.Task[None]) -> bool:
+        """Whether a stream whose requests `reader` reads should be held on."""
+        return not self.stop.is_set() and not reader.done()
+
     async def changed(self, seen: tuple[int, int], reader: asyncio.Task[None]) -> None:
         """Wait until the facts may have changed, the peer hung up or the service stops."""
         hung_up = asyncio.wait({reader})
@@ -67,8 +71,10 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
             raise InvalidArgumentError("the first request must introduce the node")
         observer = self._streams.observer
         session = observer.agent_connected(hello.node)
-        logger().info("agent.connected", node=hello.node.node_id)
-        observer.agent_reported(session, hello.report)
+        name = hello.node.node_id
+        logger().info("agent.connected", node=name)
+        if hello.HasField("report"):
+            observer.agent_reported(session, hello.report)
 
         async def read() -> None:
             async for request in requests:
@@ -77,17 +83,18 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
         reader = asyncio.create_task(read())
         told: agent_pb2.ConnectAgentResponse | None = None
         try:
-            while not self._streams.stop.is_set() and not reader.done():
+            while self._streams.goes_on(reader) and observer.agents.get(name) is session:
                 seen = self._streams.seen()
-                desired = self._streams.views.desired(hello.node.node_id)
-                if desired != told:
+                # Until the first message an agent leaves everything as it is.
+                desired = self._streams.views.desired(name) if observer.settled() else told
+                if desired is not None and desired != told:
                     told = desired
                     yield desired
                 await self._streams.changed(seen, reader)
         finally:
             reader.cancel()
             observer.agent_disconnected(session)
-            logger().info("agent.disconnected", node=hello.node.node_id)
+            logger().info("agent.disconnected", node=name)
 
     async def FetchArtifact(  # noqa: N802 - named by the protocol
         self, request: agent_pb2.FetchArtifactRequest, context: Context
@@ -121,13 +128,16 @@ class RoutingService(routing_pb2_grpc.RoutingServiceServicer):
         reader = asyncio.create_task(read())
         told: dict[str, routing_pb2.ModelRoute] | None = None
         try:
-            while not self._streams.stop.is_set() and not reader.done():
+            while self._streams.goes_on(reader):
                 seen = self._streams.seen()
-                routes = self._streams.views.routes()
-                news = _difference(told, routes)
-                if news is not None:
-                    told = routes
-                    yield news
+                # A frontend that serves from its last routes must not be told that nobody
+                # serves, only because the nodes haven't reported yet.
+                if observer.settled():
+                    routes = self._streams.views.routes()
+                    news = _difference(told, routes)
+                    if news is not None:
+                        told = routes
+                        yield news
                 await self._streams.changed(seen, reader)
         finally:
             reader.cancel()

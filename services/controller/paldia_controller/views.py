@@ -5,6 +5,8 @@ Pure functions of one picture; the streams send what they give.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, routing_pb2, state_pb2, types_pb2
 from paldia.core.types import NodeState
@@ -21,6 +23,10 @@ class Views:
         self._state = state
         self._observer = observer
         self._profiling = profiling
+        self._routes: dict[str, routing_pb2.ModelRoute] = {}
+        self._routes_of: tuple[int, int] | None = None
+        self._rates: dict[str, float] = {}
+        self._rates_of = 0
 
     def desired(self, node_id: str) -> agent_pb2.ConnectAgentResponse:
         """Give all that a node should hold and do."""
@@ -39,11 +45,15 @@ class Views:
         )
 
     def routes(self) -> dict[str, routing_pb2.ModelRoute]:
-        """Give every model's route, by name."""
-        return {
-            name: self._route(record.message)
-            for name, record in sorted(self._state.models.rows.items())
-        }
+        """Give every model's route, by name; all streams share what is made for one change."""
+        seen = self._state.changed.count, self._observer.changed.count
+        if self._routes_of != seen:
+            self._routes_of = seen
+            self._routes = {
+                name: self._route(record.message)
+                for name, record in sorted(self._state.models.rows.items())
+            }
+        return self._routes
 
     def _route(self, model: types_pb2.Model) -> routing_pb2.ModelRoute:
         revision = model.serving if model.HasField("serving") else model.candidate
@@ -118,11 +128,17 @@ class Views:
             model.status.placements.append(self._observed(name, placement))
         model.status.slo_unreachable = plan is not None and plan.slo_unreachable
         model.status.phase, model.status.reason = self._phase(model, plan)
-        planner = self._state.planner.get("state")
-        for memory in planner.memories if planner else ():
-            if memory.model == name:
-                model.status.requests_per_second = memory.requests_per_second
+        model.status.requests_per_second = self.rates.get(name, 0.0)
         return model
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Give the requests per second of each model, as the planner last saved them."""
+        planner = self._state.planner.rows.get("state")
+        if planner is not None and planner.revision != self._rates_of:
+            self._rates_of = planner.revision
+            self._rates = {m.model: m.requests_per_second for m in planner.message.memories}
+        return self._rates
 
     def models(self) -> dict[str, types_pb2.Model]:
         """Give all models with their status, by name."""
@@ -170,11 +186,11 @@ class Views:
     def node(self, node_id: str) -> types_pb2.Node:
         """Give a node that has connected at least once."""
         session = self._observer.agents[node_id]
-        ledger = self._ledger()
+        state = self._observer.node_state(node_id, self._observer.occupied_nodes())
         node = types_pb2.Node(
             id=node_id,
             hardware=session.info.hardware,
-            state=convert.node_state_to_proto(self._observer.node_state(node_id)),
+            state=convert.node_state_to_proto(state),
             utilisation=session.report.utilisation,
             models=[
                 status.model
@@ -182,10 +198,10 @@ class Views:
                 if status.state == types_pb2.PLACEMENT_STATE_READY
             ],
             problem=session.report.problem,
-            cost_usd=ledger.cost_usd.get(node_id, 0.0),
+            cost_usd=self._ledger().cost_usd.get(node_id, 0.0),
             last_report_at=convert.timestamp(session.reported_wall_s),
         )
-        if node.state == types_pb2.NODE_STATE_LOST and not node.problem:
+        if state is NodeState.LOST and not node.problem:
             node.problem = "its agent is silent"
         return node
 
@@ -194,12 +210,15 @@ class Views:
         return [self.node(node_id) for node_id in sorted(self._observer.agents)]
 
     def running(self) -> dict[str, float]:
-        """Give the price in dollars per hour of each node that is paid for now."""
-        paid = (NodeState.ACTIVE, NodeState.DRAINING)
+        """Give the price in dollars per hour of each node that is paid for now.
+
+        A lost node that a model is still planned on may well be running: it is paid for
+        until the model has found another place.
+        """
+        agents = self._observer.agents
         return {
-            node_id: session.info.hardware.price_usd_per_hour
-            for node_id, session in sorted(self._observer.agents.items())
-            if self._observer.node_state(node_id) in paid
+            node_id: agents[node_id].info.hardware.price_usd_per_hour
+            for node_id in sorted(self._observer.occupied_nodes() & agents.keys())
         }
 
     def _ledger(self) -> state_pb2.StoredLedger:

@@ -8,7 +8,12 @@ from collections.abc import Callable
 
 from paldia.api import convert
 from paldia.api.v1 import types_pb2
-from paldia.core.errors import ConflictError, InvalidArgumentError, NotFoundError
+from paldia.core.errors import (
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    NotServableError,
+)
 from paldia.kit.clock import Clock
 from paldia.kit.lifecycle import sleep_unless
 from paldia.kit.observability import logger
@@ -63,6 +68,8 @@ class ModelWriter:
             wanted = types_pb2.ModelSpec()
             wanted.CopyFrom(spec)
             wanted.artifact_digest = wanted.artifact_digest or newest(known).spec.artifact_digest
+            if not wanted.artifact_digest:
+                raise NotServableError(f"model {spec.name!r} has never loaded; deploy it again")
             return self._revised(known, wanted)
 
         await self._change(spec.name, revise)
@@ -85,8 +92,7 @@ class ModelWriter:
                 f"{spec.name!r} is no model name; use letters, digits, '.', '_' and '-', "
                 "at most 128 of them, beginning with a letter or digit"
             )
-        if not self._artifacts.has(spec.artifact_digest):
-            raise NotFoundError.of("artifact", spec.artifact_digest)
+        self._artifacts.refresh(spec.artifact_digest)
         model = types_pb2.Model(name=spec.name)
         generation = 0
         if known is not None:
