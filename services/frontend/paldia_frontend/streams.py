@@ -20,8 +20,36 @@ from paldia.kit.observability import logger
 InferRequest = Any
 StreamResponse = Any
 
-_REQUESTS_MOST = 128
-_RESPONSES_MOST = 16
+_PLACES = 128
+"""Room for requests of one stream. A request takes a place, and one more for each
+`_PLACE_BYTES` of it, for answers are often as large and a reader may be slow."""
+_PLACE_BYTES = 2 << 20
+_RESPONSES_MOST = 4
+
+
+class _Room:
+    """Places that are taken and given back, several at a time."""
+
+    def __init__(self) -> None:
+        self._free = _PLACES
+        self._freed = asyncio.Event()
+
+    async def take(self, places: int) -> None:
+        """Wait until so many are free, at most all, and take them."""
+        while self._free < places:
+            self._freed.clear()
+            await self._freed.wait()
+        self._free -= places
+
+    def give_back(self, places: int) -> None:
+        """Free places again."""
+        self._free += places
+        self._freed.set()
+
+
+def _places_of(request: InferRequest) -> int:
+    size_bytes: int = request.ByteSize()
+    return min(_PLACES, 1 + size_bytes // _PLACE_BYTES)
 
 
 class StreamSession:
@@ -40,7 +68,7 @@ class StreamSession:
         self._is_ordered = is_ordered
         self._stop = stop
         self._ends_on_error = ends_on_error
-        self._places = asyncio.Semaphore(_REQUESTS_MOST)
+        self._room = _Room()
         # None ends the stream well, an error with its status.
         self._out: asyncio.Queue[StreamResponse | PaldiaError | None] = asyncio.Queue(
             _RESPONSES_MOST
@@ -74,12 +102,13 @@ class StreamSession:
         end: PaldiaError | None = None
         try:
             while True:
-                await self._places.acquire()
                 request = await _next_unless(requests, stopped)
                 if request is None:
                     break
+                places = _places_of(request)
+                await self._room.take(places)
                 before, turn = turn, asyncio.get_running_loop().create_future()
-                task = asyncio.create_task(self._serve(request, before, turn))
+                task = asyncio.create_task(self._serve(request, places, before, turn))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             if stopped.done():
@@ -93,6 +122,7 @@ class StreamSession:
     async def _serve(
         self,
         request: InferRequest,
+        places: int,
         before: asyncio.Future[None],
         turn: asyncio.Future[None],
     ) -> None:
@@ -114,7 +144,7 @@ class StreamSession:
             logger().exception("stream.request_failed", model=request.model_name)
             await self._out.put(InternalError(repr(error)))
         finally:
-            self._places.release()
+            self._room.give_back(places)
             if is_ordered:
                 _take(turn)
 
