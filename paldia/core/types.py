@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from paldia.core.errors import InvalidArgumentError
 
 SLO_LIMIT_S = 3600.0
+COUNT_LIMIT = 1_000_000
 KEEP_ALIVE_LIMIT_S = 365 * 86400.0
 
 
@@ -55,8 +56,10 @@ class Model:
 
     def __post_init__(self) -> None:
         for field, value in (("max batch", self.max_batch), ("min replicas", self.min_replicas)):
-            if value < 0:
-                raise InvalidArgumentError(f"{field} must not be negative, not {value}")
+            if not 0 <= value <= COUNT_LIMIT:
+                raise InvalidArgumentError(
+                    f"{field} must lie between 0 and {COUNT_LIMIT}, not at {value}"
+                )
         if not 0 <= self.keep_alive_s <= KEEP_ALIVE_LIMIT_S:
             raise InvalidArgumentError(
                 f"keep-alive must lie between 0 s and {KEEP_ALIVE_LIMIT_S:g} s (a year), "

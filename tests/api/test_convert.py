@@ -31,8 +31,8 @@ models = st.builds(
     artifact_digest=names,
     slo=slos,
     generation=st.integers(0, 2**63 - 1),
-    max_batch=counts,
-    min_replicas=counts,
+    max_batch=st.integers(0, types.COUNT_LIMIT),
+    min_replicas=st.integers(0, types.COUNT_LIMIT),
     keep_alive_s=st.floats(0, types.KEEP_ALIVE_LIMIT_S),
     on_overload=st.sampled_from(types.OverloadPolicy),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from paldia.api import artifact, convert
 from paldia.api.v1 import (
@@ -156,7 +157,9 @@ class Agent:
                 latency = convert.duration(self.latency_s * size)
                 profile.points.add(batch_size=size, latency=latency, samples=3)
         return agent_pb2.ProfileResult(
-            task_id=task.task_id, profile=profile, model_config=b"config"
+            task_id=task.task_id,
+            profile=profile,
+            model_config=model_config_pb2.ModelConfig(name="profiled").SerializeToString(),
         )
 
 

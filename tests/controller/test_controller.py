@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from paldia.api import convert
 from paldia.api.v1 import control_pb2, routing_pb2, types_pb2
@@ -26,7 +27,8 @@ async def test_a_deployed_model_is_measured_placed_and_routed(
     assert [placement.node_id for placement in ready.status.placements] == ["slow-0"]
     route = await until(lambda: frontend.routes["m"].lanes and frontend.routes["m"], "a route")
     assert route.state == routing_pb2.ROUTE_STATE_READY
-    assert route.model_config == b"config"
+    # Measured under whatever name, it is served under its own.
+    assert model_config_pb2.ModelConfig.FromString(route.model_config).name == "m"
     assert route.lanes[0].endpoint == "slow-0:1"
     assert [convert.seconds(point.latency) for point in route.lanes[0].points] == [0.02, 0.04]
     digest = ready.serving.spec.artifact_digest

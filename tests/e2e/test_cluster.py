@@ -25,6 +25,24 @@ def test_a_deployed_model_answers_from_the_cheapest_node(
     assert paldia.status().cost_usd > 0
 
 
+def test_one_folder_serves_under_two_names(
+    paldia: Any, triton: Any, infer: Any, model_folder: Any
+) -> None:
+    paldia.deploy(model_folder(), slo_latency_s=0.1)
+    paldia.deploy(model_folder(), name="other", slo_latency_s=0.1)
+    assert infer(triton) == infer(triton, "other") == [2.0, 4.0]
+    assert triton.get_model_config("other").config.name == "other"
+
+
+def test_a_model_that_never_loaded_says_why_to_callers(
+    paldia: Any, triton: Any, infer: Any, model_folder: Any, refused: Any
+) -> None:
+    with pytest.raises(NotServableError):
+        paldia.deploy(model_folder(code="raise RuntimeError('no such luck')"), slo_latency_s=0.1)
+    with pytest.raises(refused, match="no such luck"):
+        infer(triton)
+
+
 def test_a_new_version_replaces_the_old_without_a_failed_request(
     paldia: Any, triton: Any, infer: Any, model_folder: Any
 ) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import model_config_pb2
+
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, types_pb2
 from paldia.core.errors import InvalidArgumentError
@@ -151,6 +154,10 @@ def checked(task: Task, result: agent_pb2.ProfileResult) -> agent_pb2.ProfileRes
         convert.profile_from_proto(result.profile)
     except InvalidArgumentError as error:
         return _failed(task, f"node {task.node_id} measured what makes no sense: {error}")
+    try:
+        model_config_pb2.ModelConfig.FromString(result.model_config)
+    except DecodeError as error:
+        return _failed(task, f"node {task.node_id} sent no model config: {error}")
     if len(result.model_config) > CONFIG_LIMIT_BYTES:
         return _failed(task, f"the model's config has over {CONFIG_LIMIT_BYTES} bytes")
     return result

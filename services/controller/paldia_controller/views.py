@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tritonclient.grpc import model_config_pb2
+
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, routing_pb2, state_pb2, types_pb2
 from paldia.core.types import NodeState
@@ -72,7 +74,7 @@ class Views:
                 route.reason = model.last_failure.reason
             return route
         config = self._state.configs.get(revision.spec.artifact_digest)
-        route.model_config = config.model_config if config else b""
+        route.model_config = _named(config.model_config, model.name) if config else b""
         plan = self._state.plans.get(model.name)
         route.lanes.extend(self._lanes(model.name, plan) if plan else [])
         route.slo_unreachable = plan is not None and plan.slo_unreachable
@@ -224,3 +226,16 @@ class Views:
     def _ledger(self) -> state_pb2.StoredLedger:
         planner = self._state.planner.get("state")
         return planner.ledger if planner else state_pb2.StoredLedger()
+
+
+def _named(model_config: bytes, name: str) -> bytes:
+    """Give a model config under the model's own name.
+
+    It was completed once for the artifact, which may be deployed under several names, and
+    every Triton holds the model under its own.
+    """
+    config = model_config_pb2.ModelConfig()
+    config.ParseFromString(model_config)
+    config.name = name
+    encoded: bytes = config.SerializeToString(deterministic=True)
+    return encoded

@@ -14,7 +14,14 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from paldia.core.errors import InvalidArgumentError, UnsupportedError
-from paldia_frontend.tensors import BYTES, ITEM_BYTES, SHARED_MEMORY, count_strings, raw_contents
+from paldia_frontend.tensors import (
+    BYTES,
+    ITEM_BYTES,
+    ITEMS_LIMIT,
+    SHARED_MEMORY,
+    count_strings,
+    raw_contents,
+)
 
 ModelConfig = Any
 InferRequest = Any
@@ -150,7 +157,11 @@ def _check_size(tensor: InputTensor, raw: bytes, elements: int) -> None:
                 f"{expected} bytes, not {len(raw)}"
             )
         return
-    found = count_strings(raw)
+    if elements > ITEMS_LIMIT:
+        raise InvalidArgumentError(
+            f"input {tensor.name!r}: {elements} strings; the limit is {ITEMS_LIMIT} in one tensor"
+        )
+    found = count_strings(raw, elements)
     if found != elements:
         came = "the last one is cut off" if found is None else f"{found} came"
         raise InvalidArgumentError(

@@ -74,6 +74,12 @@ class Route:
 
 def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
     """Decode a route; one that makes no sense is a failed one that says so."""
+    if message.state == routing_pb2.ROUTE_STATE_FAILED:
+        # It may have neither objective nor config; the reason is all that counts.
+        plan = ModelPlan((), Slo(1.0))
+        return Route(
+            message.model, message.generation, RouteState.FAILED, message.reason, plan, None
+        )
     try:
         plan = ModelPlan(
             lanes=_lanes(message.lanes),
@@ -87,12 +93,7 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         reason = f"the controller sent a route that makes no sense: {error}"
         plan = ModelPlan((), Slo(1.0))
         return Route(message.model, message.generation, RouteState.FAILED, reason, plan, None)
-    if message.state == routing_pb2.ROUTE_STATE_FAILED:
-        state = RouteState.FAILED
-    elif plan.lanes and message.model_config:
-        state = RouteState.READY
-    else:
-        state = RouteState.LOADING
+    state = RouteState.READY if plan.lanes and message.model_config else RouteState.LOADING
     return Route(
         message.model,
         message.generation,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, NoReturn
@@ -29,6 +30,7 @@ InferResponse = Any
 StreamResponse = Any
 
 SERVICE_NAME = "inference.GRPCInferenceService"
+_VERSION = re.compile(r"0*[1-9][0-9]{0,17}", re.ASCII)
 _EXTENSIONS = (
     "classification",
     "sequence",
@@ -136,11 +138,9 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         size_bytes = request.ByteSize()
         if size_bytes > self._message_limit_bytes:
             raise too_large("request", size_bytes, self._message_limit_bytes)
-        if request.model_version and not (
-            request.model_version.isdecimal() and int(request.model_version) > 0
-        ):
+        if request.model_version and not _VERSION.fullmatch(request.model_version):
             raise InvalidArgumentError(
-                f"model version {request.model_version!r} is no whole number above 0; "
+                f"model version {request.model_version[:20]!r} is no whole number above 0; "
                 "leave it empty for the one that is loaded"
             )
         patience_s = self._cold_wait_s

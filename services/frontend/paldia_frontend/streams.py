@@ -14,7 +14,12 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from paldia.core.errors import InternalError, PaldiaError, UnavailableError
+from paldia.core.errors import (
+    InternalError,
+    InvalidArgumentError,
+    PaldiaError,
+    UnavailableError,
+)
 from paldia.kit.observability import logger
 
 InferRequest = Any
@@ -102,7 +107,12 @@ class StreamSession:
         end: PaldiaError | None = None
         try:
             while True:
-                request = await _next_unless(requests, stopped)
+                try:
+                    request = await _next_unless(requests, stopped)
+                except Exception as error:
+                    # gRPC could not read it: it is malformed, or over its size limit.
+                    end = InvalidArgumentError(f"a message of the stream can't be read: {error!r}")
+                    break
                 if request is None:
                     break
                 places = _places_of(request)
@@ -111,7 +121,7 @@ class StreamSession:
                 task = asyncio.create_task(self._serve(request, places, before, turn))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            if stopped.done():
+            if stopped.done() and end is None:
                 end = UnavailableError("this frontend is stopping; open the stream again")
             while self._tasks:
                 await asyncio.wait(self._tasks)

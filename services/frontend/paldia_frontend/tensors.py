@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ _TYPED_FIELDS = {
 }
 # Fields that also carry narrower types than their own.
 _FIELD_TYPES = {"int_contents": np.dtype("<i4"), "uint_contents": np.dtype("<u4")}
+ITEMS_LIMIT = 1 << 20
+"""Most typed elements, or strings, in one tensor: each costs time in which nobody else is
+served."""
 SHARED_MEMORY = "shared_memory_region"
 """Parameter of a tensor that lies in the caller's own memory."""
 
@@ -91,6 +95,17 @@ def _encode(tensor: InputTensor) -> bytes:
             f"input {name!r}: {datatype} belongs into {field}, not into {', '.join(wrong)}"
         )
     values = getattr(tensor.contents, field)
+    # Before any work is done: a mistake must not cost other callers their time.
+    if len(values) != (expected := math.prod(tensor.shape)):
+        raise InvalidArgumentError(
+            f"input {name!r}: shape {[*tensor.shape]} has {expected} elements, "
+            f"but {len(values)} came"
+        )
+    if len(values) > ITEMS_LIMIT:
+        raise InvalidArgumentError(
+            f"input {name!r}: {len(values)} typed elements; the limit is {ITEMS_LIMIT}, "
+            "send more than that as raw contents"
+        )
     if datatype == BYTES:
         return b"".join(len(value).to_bytes(4, "little") + value for value in values)
     kind, carried = _NUMPY_TYPES[datatype], _FIELD_TYPES.get(field)
@@ -104,10 +119,12 @@ def _encode(tensor: InputTensor) -> bytes:
     return array.astype(kind).tobytes()
 
 
-def count_strings(raw: bytes) -> int | None:
-    """Count length-prefixed strings; None if the last one is cut off."""
+def count_strings(raw: bytes, limit: int) -> int | None:
+    """Count length-prefixed strings, up to one more than `limit`; None if the last is cut off."""
     position, count = 0, 0
     while position < len(raw):
+        if count > limit:
+            return count
         position += 4 + int.from_bytes(raw[position : position + 4], "little")
         count += 1
     return count if position == len(raw) else None
