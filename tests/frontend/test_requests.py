@@ -314,3 +314,22 @@ def test_what_must_not_merge_has_no_key() -> None:
     decoupled = config()
     decoupled.model_transaction_policy.decoupled = True
     assert normalise(request(), decoupled).like_key is None
+
+
+def test_a_wrong_number_of_typed_elements_is_refused_before_they_are_encoded() -> None:
+    message = service_pb2.ModelInferRequest()
+    tensor = message.inputs.add(name="x", datatype="INT8", shape=[2])
+    tensor.contents.int_contents[:] = [300]
+    model = config('input { name: "x" data_type: TYPE_INT8 dims: [2] }')
+    with pytest.raises(InvalidArgumentError, match="2 elements, but 1 came"):
+        normalise(message, model)
+
+
+def test_a_tensor_of_too_many_strings_is_refused() -> None:
+    count = (1 << 20) + 1
+    message = service_pb2.ModelInferRequest()
+    message.inputs.add(name="s", datatype="BYTES", shape=[count])
+    message.raw_input_contents.append(b"\0" * (4 * count))
+    model = config('input { name: "s" data_type: TYPE_STRING dims: [-1] }')
+    with pytest.raises(InvalidArgumentError, match="the limit is 1048576"):
+        normalise(message, model)

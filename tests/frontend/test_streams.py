@@ -187,3 +187,16 @@ async def test_asyncio_client_streams(frontend: Any, tensor: Any):
             assert error is None
             rows.append((result.get_response().id, result.as_numpy("LEFT").tolist()))
     assert sorted(rows) == [("1", [0]), ("2", [0]), ("2", [1])]
+
+
+def test_an_unreadable_message_ends_the_stream_after_what_came_before(frontend: Any):
+    method = "/inference.GRPCInferenceService/ModelStreamInfer"
+    call = frontend.channel.stream_stream(
+        method, response_deserializer=service_pb2.ModelStreamInferResponse.FromString
+    )
+    good = sleeper(0.0, "before").SerializeToString()
+    responses = call(iter([good, b"\xff\xff"]), timeout=20)
+    assert next(responses).infer_response.id == "before"
+    with pytest.raises(grpc.RpcError) as ended:
+        next(responses)
+    assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
