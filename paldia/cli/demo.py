@@ -24,7 +24,6 @@ from tritonclient.utils import InferenceServerException
 from paldia.cli import demo_show, render, samples
 from paldia.cli.cluster import LocalCluster, StoreKind
 from paldia.cli.demo_files import Labels, features_of, select_files
-from paldia.cli.demo_progress import progress
 from paldia.cli.demo_replay import (
     Replayed,
     Watcher,
@@ -37,6 +36,7 @@ from paldia.cli.demo_report import report_of
 from paldia.cli.demo_sentences import SENTENCES, SentenceReader, cosines
 from paldia.cli.demo_show import Classified
 from paldia.cli.output import show
+from paldia.cli.progress import progress
 from paldia.client import Client, ClusterStatus
 from paldia.core.errors import ExpiredError, InternalError
 from paldia.load.replay import replay

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from paldia.cli.demo_progress import Update
+from paldia.cli.progress import Update
 from paldia.client import Decision, Profile
 from paldia.core.errors import NotServableError
 from paldia.load.replay import ANSWERED, Outcome
@@ -29,6 +29,11 @@ class Capacity:
     requests_per_second: float
 
 
+def requests_per_second(profile: Profile) -> float:
+    """Give what a kind of hardware can do of a model at its best batch size."""
+    return max(point.batch_size / point.latency_s for point in profile.points)
+
+
 def least_capacity(profiles: Sequence[Profile]) -> Capacity:
     """Give the slowest of the kinds that were measured, each at its best batch size.
 
@@ -36,9 +41,7 @@ def least_capacity(profiles: Sequence[Profile]) -> Capacity:
         NotServableError: none was measured.
     """
     capacities = [
-        Capacity(
-            profile.hardware, max(point.batch_size / point.latency_s for point in profile.points)
-        )
+        Capacity(profile.hardware, requests_per_second(profile))
         for profile in profiles
         if profile.points
     ]

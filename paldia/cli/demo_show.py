@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from paldia.cli.demo_replay import Replayed
+from paldia.cli.demo_replay import Replayed, requests_per_second
 from paldia.cli.output import table
 from paldia.client import ClusterStatus, Decision, Explanation, Profile
 from paldia.load.report import Report, Second
@@ -48,7 +48,7 @@ def _measured_row(profile: Profile) -> tuple[str, ...]:
     return (
         profile.hardware,
         f"{profile.points[0].latency_s * 1e3:.1f}",
-        f"{max(point.batch_size / point.latency_s for point in profile.points):.0f}",
+        f"{requests_per_second(profile):.0f}",
         f"{profile.load_s:.1f}",
         f"{profile.memory_bytes / 2**20:.0f}",
         "",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from paldia.cli import progress, render
+from paldia.cli import render
 from paldia.cli.options import (
     KEEP_ALIVE_S,
     MAX_BATCH,
@@ -20,6 +21,7 @@ from paldia.cli.options import (
     ModelName,
 )
 from paldia.cli.output import print_json, show
+from paldia.cli.progress import progress
 from paldia.client import Client, OverloadPolicy
 from paldia.client.deploying import DEPLOY_TIMEOUT_S, model_name
 from paldia.core.errors import NotServableError
@@ -54,10 +56,9 @@ def deploy(
     It goes on the cheapest hardware that can do so. Deploying a name again replaces its
     version once the new one has loaded somewhere.
     """
-    with (
-        Client(controller) as client,
-        progress.shown(model_name(folder, name), quiet=as_json) as on_progress,
-    ):
+    # Progress goes to stderr, so that stdout is the result alone.
+    console = Console(stderr=True, quiet=as_json)
+    with Client(controller) as client, progress(console, model_name(folder, name)) as tell:
         model = client.deploy(
             folder,
             slo_latency_s=slo_ms / 1e3,
@@ -69,7 +70,7 @@ def deploy(
             on_overload=on_overload,
             wait=wait,
             timeout_s=timeout_s,
-            on_progress=on_progress,
+            on_progress=lambda news: tell(news.stage, news.detail, news.fraction),
         )
     print_json(model) if as_json else show(render.served(model))
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paldia_nodeagent.cores import parse_cores
+
 from paldia.core.errors import InvalidArgumentError
 
 
@@ -44,19 +46,12 @@ def parse_node(text: str) -> NodeOptions:
         cores, slowdown = [*rest, "", ""][:2]
         if not (node_id and hardware) or len(rest) > 2:
             raise ValueError
+        parsed = tuple(sorted(parse_cores(cores))) if cores else ()
         return NodeOptions(
-            node_id, hardware, float(price), _cores(cores), float(slowdown) if slowdown else 1.0
+            node_id, hardware, float(price), parsed, float(slowdown) if slowdown else 1.0
         )
-    except ValueError:
+    except (ValueError, InvalidArgumentError):
         raise InvalidArgumentError(
             f"{text!r} is no node; write ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]], "
             "for instance small:cpu-half:0.04:0,2-3:2.0"
         ) from None
-
-
-def _cores(text: str) -> tuple[int, ...]:
-    cores: list[int] = []
-    for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        cores += range(int(first), int(last or first) + 1)
-    return tuple(cores)

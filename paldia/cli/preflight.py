@@ -26,7 +26,7 @@ class Machine(NamedTuple):
     python: str
     modules: "frozenset[str]"
     soname: str
-    library_found: bool
+    soname_found: bool
     debian: bool
     folder: str
     free_bytes: int
@@ -51,7 +51,7 @@ def look(folder: str) -> Machine:
         python=sys.executable,
         modules=frozenset(name for name in ("venv", "ensurepip") if importlib.util.find_spec(name)),
         soname=soname,
-        library_found=any(os.path.exists(os.path.join(place, soname)) for place in places if place),
+        soname_found=any(os.path.exists(os.path.join(place, soname)) for place in places if place),
         debian=sys.base_prefix == "/usr" and os.path.exists("/etc/debian_version"),
         folder=folder,
         free_bytes=shutil.disk_usage(folder).free,
@@ -88,7 +88,7 @@ def lacks(machine: Machine) -> "list[Lack]":
                 else f"use a Python {version} installed in full",
             )
         )
-    if not machine.library_found:
+    if not machine.soname_found:
         found.append(
             Lack(
                 f"{machine.soname}, which Triton's Python backend loads",

@@ -71,7 +71,9 @@ def served(model: Model) -> str:
     generation = f" (generation {newest.generation})" if newest else ""
     ready = [place for place in model.placements if place.state is PlacementState.READY]
     if model.phase is ModelPhase.READY and ready:
-        where = ", ".join(f"{place.node_id} ({place.hardware})" for place in ready)
+        # While an old version drains its node is there twice.
+        places = dict.fromkeys(f"{place.node_id} ({place.hardware})" for place in ready)
+        where = ", ".join(places)
         line = f"{model.name} serves on {where}{generation}"
     else:
         line = f"{model.name} is {model.phase.value}{generation}"

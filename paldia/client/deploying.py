@@ -5,10 +5,13 @@ The waiting is decided by `judge`, which looks at nothing but the model's record
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from io import BufferedRandom
 from pathlib import Path
 
 from paldia.api import artifact, convert
@@ -53,8 +56,8 @@ def deploy(order: Deploy) -> Flow[results.Model]:
 
     `timeout_s` bounds the waiting, not the upload.
     """
-    with tempfile.TemporaryDirectory(prefix="paldia-artifact-") as scratch:
-        packed = Path(scratch, "artifact.tar")
+    # Without a name, so that nothing of it stays however this ends.
+    with tempfile.TemporaryFile() as packed:
         order.on_progress(DeployProgress("packing", str(order.folder)))
         digest = yield Work(lambda: _pack(order.folder, packed))
         requests = _pieces(packed, digest, order.on_progress)
@@ -68,23 +71,22 @@ def deploy(order: Deploy) -> Flow[results.Model]:
     return (yield from _wait(order, newest.generation, accepted))
 
 
-def _pack(folder: Path, packed: Path) -> str:
-    with packed.open("wb") as file:
-        artifact.pack(folder, file)
-    return artifact.digest_of(packed)
+def _pack(folder: Path, packed: BufferedRandom) -> str:
+    artifact.pack(folder, packed)
+    packed.seek(0)
+    return hashlib.file_digest(packed, "sha256").hexdigest()
 
 
 def _pieces(
-    packed: Path, digest: str, on_progress: OnProgress
+    packed: BufferedRandom, digest: str, on_progress: OnProgress
 ) -> Iterator[pb.UploadArtifactRequest]:
-    # Opened here: gRPC may still hold this iterator when the call has already failed.
-    with packed.open("rb") as file:
-        size_bytes, sent_bytes = packed.stat().st_size, 0
-        while chunk := file.read(CHUNK_BYTES):
-            yield pb.UploadArtifactRequest(digest=digest, size_bytes=size_bytes, chunk=chunk)
-            sent_bytes += len(chunk)
-            detail = f"{sent_bytes / 1e3:.0f} of {size_bytes / 1e3:.0f} kB"
-            on_progress(DeployProgress("uploading", detail, fraction=sent_bytes / size_bytes))
+    size_bytes, sent_bytes = packed.seek(0, os.SEEK_END), 0
+    packed.seek(0)
+    while chunk := packed.read(CHUNK_BYTES):
+        yield pb.UploadArtifactRequest(digest=digest, size_bytes=size_bytes, chunk=chunk)
+        sent_bytes += len(chunk)
+        detail = f"{sent_bytes / 1e3:.0f} of {size_bytes / 1e3:.0f} kB"
+        on_progress(DeployProgress("uploading", detail, fraction=sent_bytes / size_bytes))
 
 
 def _wait(order: Deploy, generation: int, accepted: results.Model) -> Flow[results.Model]:

@@ -9,9 +9,11 @@ expected at no time: nothing waits for it.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from paldia.core.profiles import batch_latency_s
 
 SUSPENSION_S = 0.5
 """How long a lane whose node didn't answer is left alone."""
@@ -40,15 +42,8 @@ class Lane:
     slowdown: float = 1.0
 
     def latency_s(self, rows: int) -> float:
-        """Seconds a batch takes alone: linear between and beyond points, 0 if unknown."""
-        points = self.points
-        if not points:
-            return 0.0
-        if rows <= points[0][0] or len(points) == 1:
-            return points[0][1]
-        right = min(bisect_left(points, (rows, -math.inf)), len(points) - 1)
-        (rows_a, latency_a), (rows_b, latency_b) = points[right - 1], points[right]
-        return latency_a + (latency_b - latency_a) * (rows - rows_a) / (rows_b - rows_a)
+        """Seconds a batch takes alone, by its profile; 0 if unknown."""
+        return batch_latency_s(self.points, rows) if self.points else 0.0
 
     def slowdown_of(self, running: int) -> float:
         """Slowdown of each of `running` batches: 1 alone, `slowdown` with all lanes busy."""

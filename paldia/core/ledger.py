@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+NODES_KEPT = 5000
+FORMER_NODES = "(former nodes)"
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -12,7 +15,7 @@ class Ledger:
 
     Attributes:
         accounted_until_s: UTC seconds up to which every cost is counted.
-        cost_usd: dollars by node.
+        cost_usd: dollars by node; of many nodes that are gone, their sum.
         running: price in dollars per hour of the nodes that run since that moment.
     """
 
@@ -37,6 +40,10 @@ class Ledger:
         """
         span_s = max(0.0, now_s - self.accounted_until_s)
         cost = dict(self.cost_usd)
+        # Nodes come and go for years; the bill keeps their sum, not all of their names.
+        gone = sorted(cost.keys() - running.keys() - self.running.keys() - {FORMER_NODES})
+        for node in gone[: max(0, len(cost) - NODES_KEPT)]:
+            cost[FORMER_NODES] = cost.get(FORMER_NODES, 0.0) + cost.pop(node)
         for node, price in self.running.items():
             cost[node] = cost.get(node, 0.0) + price * span_s / 3600
         return Ledger(max(now_s, self.accounted_until_s), cost, dict(running))

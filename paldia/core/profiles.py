@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bisect
 import enum
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paldia.core.errors import InvalidArgumentError
@@ -15,6 +17,20 @@ class Provenance(enum.Enum):
     MEASURED = "measured"
     IMPORTED = "imported"
     ESTIMATED = "estimated"
+
+
+def batch_latency_s(points: Sequence[tuple[int, float]], batch: int) -> float:
+    """Give the seconds one batch takes alone, from measured (size, seconds) by ascending size.
+
+    Linear between points, never below a smaller batch. Below the smallest point that point
+    holds; beyond the largest the last slope goes on, and a single point is scaled.
+    """
+    after = min(bisect.bisect_left(points, (batch, -math.inf)), len(points) - 1)
+    high, high_s = points[after]
+    if after == 0:
+        return high_s * max(1.0, batch / high)
+    low, low_s = points[after - 1]
+    return max(low_s, low_s + (high_s - low_s) * (batch - low) / (high - low))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +69,8 @@ class Profile:
         return self.points[-1][0]
 
     def latency_s(self, batch: int) -> float:
-        """Seconds one batch takes alone: linear between points, never below a smaller batch.
-
-        Below the smallest point that point holds; beyond the largest the last slope goes on.
-        """
-        sizes = [size for size, _ in self.points]
-        after = bisect.bisect_left(sizes, batch)
-        if after == 0:
-            return self.points[0][1]
-        if len(self.points) == 1:
-            return self.points[0][1] * batch / sizes[0]
-        (low, low_s), (high, high_s) = self.points[
-            min(after, len(sizes) - 1) - 1 : min(after, len(sizes) - 1) + 1
-        ]
-        return max(low_s, low_s + (high_s - low_s) * (batch - low) / (high - low))
+        """Seconds one batch takes alone; see `batch_latency_s`."""
+        return batch_latency_s(self.points, batch)
 
     def slowdown(self, batches: float, other_demand: float = 0.0, others: float = 0.0) -> float:
         """Factor by which `batches` co-running batches of this model stretch each other.

@@ -9,6 +9,8 @@ from paldia.core.errors import InvalidArgumentError
 
 SLO_LIMIT_S = 3600.0
 COUNT_LIMIT = 1_000_000
+NAME_LIMIT = 128
+"""Longest name of a model, a node or a kind of hardware, in characters."""
 KEEP_ALIVE_LIMIT_S = 365 * 86400.0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 
 from paldia.core.errors import PaldiaError
+from paldia.kit.files import replace_text
 
 
 def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
@@ -81,6 +82,4 @@ def announce_ready(path: Path | None, facts: Mapping[str, object]) -> None:
     """
     if path is None:
         return
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"pid": os.getpid(), **facts}))
-    partial.replace(path)
+    replace_text(path, json.dumps({"pid": os.getpid(), **facts}))

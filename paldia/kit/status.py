@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -25,6 +27,8 @@ from paldia.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from paldia.kit.observability import logger
+from paldia.kit.text import shorten
 
 FailedCall: TypeAlias = "grpc.aio.AioRpcError | grpc.Call"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -32,7 +36,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = Any
 
 # gRPC refuses trailers over 8 KB: text beyond ASCII triples there, and RetryInfo repeats it.
-_MESSAGE_HEAD_BYTES, _MESSAGE_TAIL_BYTES = 600, 1000
+_MESSAGE_LIMIT_BYTES = 1600
 
 # TooLargeError shares its code with OverloadedError, which alone carries RetryInfo.
 _CODE_OF_ERROR: tuple[tuple[type[PaldiaError], grpc.StatusCode], ...] = (
@@ -82,19 +86,9 @@ def _retry_after_s(call: FailedCall) -> float | None:
     return None
 
 
-def _shortened(message: str) -> str:
-    """Keep both ends of a message that is too long to travel: the cause stands in one."""
-    encoded = message.encode()
-    if len(encoded) <= _MESSAGE_HEAD_BYTES + _MESSAGE_TAIL_BYTES:
-        return message
-    head = encoded[:_MESSAGE_HEAD_BYTES].decode(errors="ignore")
-    tail = encoded[-_MESSAGE_TAIL_BYTES:].decode(errors="ignore")
-    return f"{head} [...] {tail}"
-
-
 async def abort(context: Context, error: PaldiaError) -> NoReturn:
     """End a call with the status that stands for `error`, a long message shortened."""
-    message = _shortened(str(error))
+    message = shorten(str(error), _MESSAGE_LIMIT_BYTES)
     if isinstance(error, OverloadedError):
         delay = duration_pb2.Duration()
         delay.FromMicroseconds(round(error.retry_after_s * 1e6))
@@ -129,30 +123,76 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 guard = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard
+                read = _readable_all if handler.request_streaming else _readable
                 return make(
-                    guard(behaviour), handler.request_deserializer, handler.response_serializer
+                    guard(behaviour, read),
+                    _lenient(handler.request_deserializer),
+                    handler.response_serializer,
                 )
         return handler
 
 
-def _guard(behaviour: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Stands for a request that could not be decoded, so that its call gets a clear status."""
+
+    reason: str
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    if deserialize is None:
+        return None
+
+    def read(encoded: bytes) -> Any:
+        try:
+            return deserialize(encoded)
+        except DecodeError as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise InvalidArgumentError(f"the request can't be decoded: {request.reason}")
+    return request
+
+
+async def _readable_all(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
+def _guard(behaviour: Any, read: Callable[[Any], Any]) -> Any:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await behaviour(request, context)
-        except PaldiaError as error:
-            await abort(context, error)
+            return await behaviour(read(request), context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, _told(error))
 
     return call
 
 
-def _guard_generator(behaviour: Any) -> Any:
+def _guard_generator(behaviour: Any, read: Callable[[Any], Any]) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
             # Closed here and not by the garbage collector, so that its cleanup is prompt.
-            async with aclosing(behaviour(request, context)) as responses:
+            async with aclosing(behaviour(read(request), context)) as responses:
                 async for response in responses:
                     yield response
-        except PaldiaError as error:
-            await abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, _told(error))
 
     return call
+
+
+def _told(error: Exception) -> PaldiaError:
+    """Give what the caller is told. Of a fault of our own that is not how we are built."""
+    if isinstance(error, PaldiaError):
+        return error
+    logger().exception("rpc.failed", exc_info=error)
+    return InternalError("an internal error; the server's log has the details")

@@ -8,7 +8,7 @@ anything; an entry's revision is that of the commit which last wrote it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from paldia.core.errors import ConflictError, InvalidArgumentError, UnavailableError
@@ -55,12 +55,28 @@ class Listing:
     revision: int
 
 
-class Lease(Protocol):
-    """Keys written under a lease vanish when it expires or is revoked."""
+class LeaseKeeper(Protocol):
+    """The side of a store that keeps leases."""
 
-    @property
-    def ttl_s(self) -> float:
-        """Seconds the lease lives after each renewal."""
+    async def renew(self, lease_id: int) -> bool:
+        """Extend a lease; False if it had expired."""
+
+    async def revoke(self, lease_id: int) -> None:
+        """End a lease now and delete its keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Keys written under a lease vanish when it expires or is revoked.
+
+    Attributes:
+        keeper: the store that granted it; no other takes it.
+        ttl_s: seconds it lives after each renewal.
+    """
+
+    keeper: LeaseKeeper = field(repr=False)
+    lease_id: int
+    ttl_s: float
 
     async def renew(self) -> bool:
         """Extend the lease; False if it had expired.
@@ -68,9 +84,21 @@ class Lease(Protocol):
         Raises:
             StoreUnavailableError: no answer; the lease may have expired.
         """
+        return await self.keeper.renew(self.lease_id)
 
     async def revoke(self) -> None:
         """End the lease now and delete its keys."""
+        await self.keeper.revoke(self.lease_id)
+
+    def id_for(self, keeper: LeaseKeeper, key: str) -> int:
+        """Give the lease's number to the store that granted it, to write `key` under it.
+
+        Raises:
+            InvalidArgumentError: another store granted it.
+        """
+        if self.keeper is not keeper:
+            raise InvalidArgumentError(f"the lease of {key} was granted by another store")
+        return self.lease_id
 
 
 @dataclass(frozen=True, slots=True)

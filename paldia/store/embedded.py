@@ -13,16 +13,15 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from paldia.core.errors import InvalidArgumentError
 from paldia.store.base import (
     Change,
     Delete,
     Entry,
     Expect,
+    Lease,
     Listing,
     Put,
     Resync,
@@ -80,11 +79,8 @@ class EmbeddedStore:
         return await self._work(lambda: self._database.commit(entries, expect))
 
     def _entry(self, put: Put) -> EntryPut:
-        if put.lease is None:
-            return EntryPut(put.key, put.value, None)
-        if not isinstance(put.lease, EmbeddedLease) or put.lease.store is not self:
-            raise InvalidArgumentError(f"the lease of {put.key} was granted by another store")
-        return EntryPut(put.key, put.value, put.lease.lease_id)
+        lease_id = put.lease.id_for(self, put.key) if put.lease else None
+        return EntryPut(put.key, put.value, lease_id)
 
     async def watch(self, prefix: str) -> AsyncGenerator[Resync | Change, None]:
         """Follow a prefix: a Resync, then each change; a Resync again after falling behind."""
@@ -101,11 +97,11 @@ class EmbeddedStore:
             finally:
                 self._watchers.discard(watcher)
 
-    async def grant_lease(self, ttl_s: float) -> EmbeddedLease:
+    async def grant_lease(self, ttl_s: float) -> Lease:
         """Start a lease of `ttl_s` seconds; it ends with this process at the latest."""
         check_ttl(ttl_s)
         lease_id = await self._work(lambda: self._database.grant(ttl_s))
-        return EmbeddedLease(self, lease_id, ttl_s)
+        return Lease(self, lease_id, ttl_s)
 
     async def renew(self, lease_id: int) -> bool:
         """Extend a lease; False if it had expired."""
@@ -163,23 +159,6 @@ class EmbeddedStore:
             wait_s = max(_EXPIRY_LEAST_S, next_expiry_s - time.monotonic())
             loop = asyncio.get_running_loop()
             self._expiry = loop.call_later(wait_s, lambda: self._submit(lambda: None))
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedLease:
-    """A lease within this process."""
-
-    store: EmbeddedStore = field(repr=False)
-    lease_id: int
-    ttl_s: float
-
-    async def renew(self) -> bool:
-        """Extend the lease; False if it had expired."""
-        return await self.store.renew(self.lease_id)
-
-    async def revoke(self) -> None:
-        """End the lease now and delete its keys."""
-        await self.store.revoke(self.lease_id)
 
 
 class _Watcher:

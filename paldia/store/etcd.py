@@ -17,18 +17,18 @@ import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import structlog
 
-from paldia.core.errors import InvalidArgumentError, UnavailableError
+from paldia.core.errors import UnavailableError
 from paldia.store.base import (
     Change,
     Delete,
     Entry,
     Expect,
+    Lease,
     LeaseExpiredError,
     Listing,
     Put,
@@ -130,9 +130,7 @@ class EtcdStore:
             return api.RequestOp(request_delete_range=api.DeleteRangeRequest(key=key))
         if write.lease is None:
             return api.RequestOp(request_put=api.PutRequest(key=key, value=write.value))
-        if not isinstance(write.lease, EtcdLease) or write.lease.store is not self:
-            raise InvalidArgumentError(f"the lease of {write.key} was granted by another store")
-        lease_id = write.lease.lease_id
+        lease_id = write.lease.id_for(self, write.key)
         return api.RequestOp(request_put=api.PutRequest(key=key, value=write.value, lease=lease_id))
 
     async def watch(self, prefix: str) -> AsyncGenerator[Resync | Change, None]:
@@ -182,14 +180,14 @@ class EtcdStore:
         finally:
             stream.cancel()
 
-    async def grant_lease(self, ttl_s: float) -> EtcdLease:
+    async def grant_lease(self, ttl_s: float) -> Lease:
         """Start a lease of whole seconds, `ttl_s` or a little more."""
         check_ttl(ttl_s)
         request = self._api.LeaseGrantRequest(TTL=math.ceil(ttl_s))
         lease = await self._cluster.call(
             lambda it, left_s: it.lease.LeaseGrant(request, timeout=left_s)
         )
-        return EtcdLease(self, lease.ID, float(lease.TTL))
+        return Lease(self, lease.ID, float(lease.TTL))
 
     async def renew(self, lease_id: int) -> bool:
         """Extend a lease; False if it had expired."""
@@ -234,23 +232,6 @@ class EtcdStore:
         entry = self._entry(event.kv)
         deleted = event.type == event.DELETE
         return Change(entry.key, None if deleted else entry.value, entry.revision)
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdLease:
-    """A lease that etcd keeps."""
-
-    store: EtcdStore = field(repr=False)
-    lease_id: int
-    ttl_s: float
-
-    async def renew(self) -> bool:
-        """Extend the lease; False if it had expired."""
-        return await self.store.renew(self.lease_id)
-
-    async def revoke(self) -> None:
-        """End the lease now and delete its keys."""
-        await self.store.revoke(self.lease_id)
 
 
 def _load_api() -> Any:

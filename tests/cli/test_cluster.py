@@ -221,7 +221,15 @@ def test_nodes_are_read_from_text():
     assert parse_node("a:t4:0.35") == NodeOptions("a", "t4", 0.35)
     assert parse_node("a:t4:0.35:0,2-4") == NodeOptions("a", "t4", 0.35, (0, 2, 3, 4))
     assert parse_node("a:t4:0.35::2") == NodeOptions("a", "t4", 0.35, (), 2.0)
-    for wrong in ("", "a:t4", "a:t4:free", "a:t4:1:x", "a:t4:1:0:2:3", ":t4:1"):
+    for wrong in (
+        "a:t4:1:0-999999999999",
+        "",
+        "a:t4",
+        "a:t4:free",
+        "a:t4:1:x",
+        "a:t4:1:0:2:3",
+        ":t4:1",
+    ):
         with pytest.raises(InvalidArgumentError, match="ID:HARDWARE:PRICE"):
             parse_node(wrong)
 

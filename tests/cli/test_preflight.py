@@ -18,7 +18,7 @@ GOOD = preflight.Machine(
     python="/usr/bin/python3",
     modules=frozenset({"venv", "ensurepip"}),
     soname="libpython3.11.so.1.0",
-    library_found=True,
+    soname_found=True,
     debian=True,
     folder="/srv/paldia",
     free_bytes=50 * 10**9,
@@ -40,8 +40,8 @@ def test_a_good_machine_lacks_nothing():
         ({"modules": frozenset({"venv"})}, "ensurepip", "apt-get install python3.11-venv"),
         ({"modules": frozenset()}, "venv and ensurepip", "python3.11-venv"),
         ({"modules": frozenset(), "debian": False}, "venv and ensurepip", "in full"),
-        ({"library_found": False}, "libpython3.11.so.1.0", "apt-get install libpython3.11"),
-        ({"library_found": False, "debian": False}, "libpython3.11", "--enable-shared"),
+        ({"soname_found": False}, "libpython3.11.so.1.0", "apt-get install libpython3.11"),
+        ({"soname_found": False, "debian": False}, "libpython3.11", "--enable-shared"),
         ({"free_bytes": 10**9}, "/srv/paldia has 1.0 GB", "free some space"),
     ],
 )
@@ -52,7 +52,7 @@ def test_each_lack_has_its_cure(change: dict[str, object], what: str, cure: str)
 
 
 def test_several_lacks_are_all_reported():
-    machine = GOOD._replace(modules=frozenset(), library_found=False, free_bytes=0)
+    machine = GOOD._replace(modules=frozenset(), soname_found=False, free_bytes=0)
     said = preflight.report(preflight.lacks(machine))
     assert said.count("apt-get install") == 2
     assert len(said.splitlines()) == 7

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paldia_controller import observer
 from paldia_controller.applier import plan_changes
 from paldia_controller.demand import DemandMeter
 from paldia_controller.profiling import Profiling
@@ -14,6 +15,7 @@ from paldia_controller.state import State
 
 from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
 from paldia.core.engine import Step
+from paldia.core.errors import OverloadedError
 from paldia.core.forecast import RateEstimate
 from paldia.core.observation import (
     Action,
@@ -106,3 +108,33 @@ def test_a_candidate_is_not_given_up_because_nobody_is_connected() -> None:
     model.candidate.spec.artifact_digest = "d"
     profiles = {"d/gpu": types_pb2.Profile(failure="no")}
     assert advance(model, profiles, (), now_s=1e9) is None
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return self.now_s
+
+
+async def test_a_fleet_at_its_limit_forgets_who_is_gone_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observer, "NODES_LIMIT", 2)
+    store, clock = EmbeddedStore(tmp_path / "state.db"), Clock()
+    watching = observer.Observer(State(store), clock)
+    hardware = types_pb2.Hardware(name="cpu")
+    watching.agent_connected(agent_pb2.NodeInfo(node_id="gone", hardware=hardware))
+    clock.now_s += observer.NODE_LIFETIME_S + 1
+    watching.agent_connected(agent_pb2.NodeInfo(node_id="here", hardware=hardware))
+    watching.agent_connected(agent_pb2.NodeInfo(node_id="new", hardware=hardware))
+    assert set(watching.agents) == {"here", "new"}
+    with pytest.raises(OverloadedError, match="limit of 2"):
+        watching.agent_connected(agent_pb2.NodeInfo(node_id="more", hardware=hardware))
+    await store.close()

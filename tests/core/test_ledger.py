@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paldia.core.ledger import Ledger
+from paldia.core.ledger import FORMER_NODES, NODES_KEPT, Ledger
 
 
 def test_a_node_is_charged_from_when_it_runs_until_it_does_not() -> None:
@@ -28,3 +28,13 @@ def test_a_clock_set_back_charges_nothing_twice() -> None:
     ledger = Ledger(0.0, {}, {"a": 3600.0}).settle(10.0, {"a": 3600.0})
     ledger = ledger.settle(5.0, {"a": 3600.0}).settle(11.0, {})
     assert ledger.total_usd == pytest.approx(11.0)
+
+
+def test_nodes_that_come_and_go_leave_their_cost_but_not_all_their_names() -> None:
+    ledger = Ledger(0.0)
+    for number in range(NODES_KEPT + 300):
+        ledger = ledger.settle(10.0 * number, {f"n{number}": 3600.0})
+    ledger = ledger.settle(10.0 * (NODES_KEPT + 300), {})
+    assert len(ledger.cost_usd) <= NODES_KEPT + 1
+    assert ledger.cost_usd[FORMER_NODES] > 0
+    assert ledger.total_usd == pytest.approx(10.0 * (NODES_KEPT + 300))

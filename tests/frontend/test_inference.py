@@ -480,3 +480,18 @@ def test_sequence_stays_on_its_node(frontend: Any, controller: Any, triton: Any,
     ids = itertools.count(12)
     until("new ones start elsewhere", lambda: take(next(ids), sequence_start=True) == "node-2")
     assert [take(11) for _ in range(3)] == ["node-1"] * 3
+
+
+def test_a_request_that_cannot_be_decoded_is_told_so(frontend: Any):
+    call = frontend.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    failed = failure(lambda: call(b"\xff\xff", timeout=20))
+    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "decoded" in failed.details()
+
+
+@pytest.mark.parametrize("version", ["9" * 5000, "٣", "-1", "0", "1.0"])
+def test_an_absurd_version_is_refused(frontend: Any, version: str):
+    request = adder()
+    request.model_version = version
+    failed = failure(lambda: frontend.stub.ModelInfer(request))
+    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from paldia_nodeagent.causes import REASON_LIMIT, load_reason, log_cause, shorten
+from paldia_nodeagent.causes import REASON_LIMIT_BYTES, fit_to_tell, load_reason, log_cause
 
 REPOSITORY = "/data/runs/1f/repository"
 POLL = "failed to load 'm', failed to poll from model repository"
@@ -84,7 +84,7 @@ def test_quoted_newlines_are_lines_again() -> None:
 
 
 def test_long_reasons_keep_both_ends() -> None:
-    short = shorten("first " + "x" * 10_000 + " last")
-    assert len(short) <= REASON_LIMIT
+    short = fit_to_tell("first " + "x" * 10_000 + " last")
+    assert len(short) <= REASON_LIMIT_BYTES
     assert short.startswith("first")
     assert short.endswith("last")

@@ -6,11 +6,11 @@ import pytest
 from rich.console import Console
 
 from paldia.cli import demo_show
-from paldia.cli.demo_progress import progress
 from paldia.cli.demo_replay import Capacity, Replayed, batches_of, least_capacity, plan_load
 from paldia.cli.demo_report import report_of
 from paldia.cli.demo_show import Classified
 from paldia.cli.output import as_text
+from paldia.cli.progress import progress
 from paldia.client.results import (
     ClusterStatus,
     Decision,
@@ -151,7 +151,7 @@ def test_off_a_terminal_each_stage_is_one_plain_line() -> None:
         update("uploading", "2 of 2 MB", 1.0)
         update("ready", "on [slow-1]")
     assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue() == "  magika: uploading 1 of 2 MB\n  magika: ready on [slow-1]\n"
+    assert console.file.getvalue() == "magika uploading: 1 of 2 MB\nmagika ready: on [slow-1]\n"
     terminal = Console(file=io.StringIO(), force_terminal=True)
     with progress(terminal, "magika") as update:
         update("ready", "on [slow-1]", 0.5)

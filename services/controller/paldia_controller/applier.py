@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from paldia.api import convert
-from paldia.api.v1 import state_pb2
 from paldia.core.engine import Step
-from paldia.core.observation import Action, Decision, ModelPlan, Plan
+from paldia.core.observation import Action, Decision, Plan
 from paldia.store.base import COMMIT_LIMIT_BYTES, COMMIT_LIMIT_WRITES, Delete, Expect, Put
+from paldia_controller.encoding import plan_to_proto
 from paldia_controller.state import DECISIONS_KEPT, State, decision_key
 
 # Room for the planner's own record, which is written in the same commit.
@@ -74,15 +74,3 @@ def _record(state: State, decision: Decision) -> Iterable[Put | Delete]:
 def _decisions_of(state: State, model: str) -> list[str]:
     """List the keys of a model's decisions, oldest first."""
     return sorted(key for key in state.decisions.rows if key.startswith(f"{model}/"))
-
-
-def plan_to_proto(plan: ModelPlan) -> state_pb2.StoredPlan:
-    """Encode a plan."""
-    return state_pb2.StoredPlan(
-        model=plan.model,
-        generation=plan.generation,
-        target=[convert.assignment_to_proto(assignment) for assignment in plan.target],
-        retiring=[convert.assignment_to_proto(assignment) for assignment in plan.retiring],
-        slo_unreachable=plan.slo_unreachable,
-        since=convert.timestamp(plan.since_s),
-    )

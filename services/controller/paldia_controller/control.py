@@ -168,9 +168,10 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             await self._measured(keys)
         finally:
             self._profiling.forget(keys)
-        return control_pb2.ProfileModelResponse(
-            profiles=[self._profiling.outcomes[key] for key in sorted(keys)]
-        )
+        outcomes = self._profiling.outcomes
+        if not keys <= outcomes.keys():
+            raise UnavailableError("the measurement was given up by another who asked for it")
+        return control_pb2.ProfileModelResponse(profiles=[outcomes[key] for key in sorted(keys)])
 
     async def _measured(self, keys: set[str]) -> None:
         """Wait until profiles have been measured anew."""

@@ -6,31 +6,28 @@ Turned into one consistent `Observation` for each step of the planner.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
-from paldia.core.errors import ConflictError, InvalidArgumentError
+from paldia.core.errors import ConflictError, InvalidArgumentError, OverloadedError
 from paldia.core.observation import (
-    Assignment,
     DemandView,
     DeploymentView,
-    ModelPlan,
     ModelView,
     NodeView,
     Observation,
-    Plan,
 )
 from paldia.core.profiles import Profile
-from paldia.core.types import Hardware, NodeState
+from paldia.core.types import NAME_LIMIT, Hardware, NodeState
 from paldia.kit.clock import Clock
 from paldia_controller.demand import DemandMeter
+from paldia_controller.encoding import plan_from_proto
 from paldia_controller.state import Signal, State
 
 NODE_LIFETIME_S = 10.0
 """A node whose agent has been silent for longer is lost."""
-NAME_LIMIT = 128
+NODES_LIMIT = 4096
 TAKEOVER_S = 3.0
 """A second agent may take a node's name once the first has been silent for this long."""
 
@@ -79,6 +76,7 @@ class Observer:
         Raises:
             InvalidArgumentError: it doesn't say who it is.
             ConflictError: another agent that is alive has that name.
+            OverloadedError: there are as many nodes as there may be.
         """
         for name in (info.node_id, info.hardware.name):
             if not 0 < len(name) <= NAME_LIMIT or "/" in name:
@@ -94,12 +92,30 @@ class Observer:
             raise ConflictError(
                 f"node {info.node_id!r} is connected already; give this one another --node-id"
             )
+        if known is None and len(self.agents) >= NODES_LIMIT:
+            self._forget_lost()
         session = AgentSession(info, now_s, reported_wall_s=self._clock.wall_s())
         if known:
             session.report, session.heard = known.report, known.heard
         self.agents[info.node_id] = session
         self.changed.fire()
         return session
+
+    def _forget_lost(self) -> None:
+        """Make room for a node among those that are gone and that no plan counts on.
+
+        Raises:
+            OverloadedError: all of them are still there.
+        """
+        occupied = self.occupied_nodes()
+        gone = [
+            node_id
+            for node_id in self.agents.keys() - occupied
+            if self.node_state(node_id, occupied) is NodeState.LOST
+        ]
+        if not gone:
+            raise OverloadedError(f"the fleet is at its limit of {NODES_LIMIT} nodes", 60.0)
+        del self.agents[min(gone, key=lambda node_id: self.agents[node_id].last_report_s)]
 
     def agent_reported(self, session: AgentSession, report: agent_pb2.NodeReport) -> None:
         """Take in a report."""
@@ -232,7 +248,10 @@ class Observer:
                 _model_view(model, demand[name], profiles) for name, model in serving.items()
             ),
             nodes=self.nodes(),
-            plan=self._plan(),
+            plan={
+                name: plan_from_proto(record.message)
+                for name, record in sorted(self._state.plans.rows.items())
+            },
         )
 
     def _profiles(self) -> dict[str, dict[str, Profile | None]]:
@@ -242,19 +261,6 @@ class Observer:
             digest, _, hardware = key.partition("/")
             profiles.setdefault(digest, {})[hardware] = convert.profile_from_proto(record.message)
         return profiles
-
-    def _plan(self) -> Plan:
-        return {
-            name: ModelPlan(
-                model=name,
-                generation=record.message.generation,
-                target=_assignments(record.message.target),
-                retiring=_assignments(record.message.retiring),
-                slo_unreachable=record.message.slo_unreachable,
-                since_s=convert.wall_s(record.message.since),
-            )
-            for name, record in sorted(self._state.plans.rows.items())
-        }
 
 
 def _model_view(
@@ -268,7 +274,3 @@ def hardware_of(hardware: types_pb2.Hardware) -> Hardware:
     """Give what the planner needs of a machine: a GPU's memory where there is a GPU."""
     gpu_bytes = sum(gpu.memory_bytes for gpu in hardware.gpus)
     return Hardware(hardware.name, hardware.price_usd_per_hour, gpu_bytes or hardware.memory_bytes)
-
-
-def _assignments(placements: Iterable[types_pb2.Placement]) -> tuple[Assignment, ...]:
-    return tuple(convert.assignment_from_proto(placement) for placement in placements)

@@ -19,8 +19,7 @@ from paldia.kit.clock import Clock
 from paldia.kit.lifecycle import sleep_unless, wait_any
 from paldia.kit.observability import logger
 from paldia.store.base import COMMIT_LIMIT_WRITES, Delete, Expect, Put
-from paldia_controller import memory as stored_memory
-from paldia_controller import rollout
+from paldia_controller import encoding, rollout
 from paldia_controller.applier import Changes, plan_changes
 from paldia_controller.observer import Observer
 from paldia_controller.profiling import Profiling, Task, checked
@@ -65,8 +64,8 @@ class Planner:
         saved = self._state.planner.get("state")
         if saved is None:
             return
-        self.memory = stored_memory.memory_from_proto(saved.memories)
-        self.ledger = stored_memory.ledger_from_proto(saved.ledger)
+        self.memory = encoding.memory_from_proto(saved.memories)
+        self.ledger = encoding.ledger_from_proto(saved.ledger)
         self.decisions, self.moves = saved.decisions, saved.moves
 
     async def run(self, stop: asyncio.Event, tick_s: float) -> None:
@@ -113,8 +112,8 @@ class Planner:
         ]
         ledger = self.ledger.settle(now_s, running)
         saved = state_pb2.StoredPlanner(
-            memories=stored_memory.memory_to_proto(remembered),
-            ledger=stored_memory.ledger_to_proto(ledger),
+            memories=encoding.memory_to_proto(remembered),
+            ledger=encoding.ledger_to_proto(ledger),
             decisions=self.decisions + sum(d.action is not Action.UNPLACED for d in done),
             moves=self.moves + sum(d.action is Action.MOVE for d in done),
         )

@@ -23,6 +23,7 @@ BUDGET_S = 4.0
 """Time an agent spends on measuring, besides loading."""
 CONFIG_LIMIT_BYTES = 512 << 10
 LARGEST_BATCH = 32
+OUTCOMES_KEPT = 256
 TASK_LIMIT_S = 150.0
 """A task without a result for so long has failed."""
 
@@ -52,7 +53,8 @@ class Profiling:
         """Profiles that are measured although they are known."""
         self.outcomes: dict[str, types_pb2.Profile] = {}
         """What the last repeated measurements gave, failures included."""
-        self._rounds: dict[str, int] = {}
+        self._round = 0
+        """Part of new tasks' ids, raised whenever an earlier result must not count for them."""
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -81,16 +83,15 @@ class Profiling:
             if free:
                 # An idle node measures undisturbed, and disturbs nobody.
                 node = min(free, key=lambda n: (len(n.deployments), n.node_id))
-                task_id = f"{want.digest[:16]}-{want.hardware}-{self._rounds.get(key, 0)}"
+                task_id = f"{want.digest[:16]}-{want.hardware}-{self._round}"
                 self.tasks[key] = Task(want, node.node_id, task_id, now_s)
 
     def repeat(self, keys: Iterable[str], wall_s: float) -> None:
         """Have profiles measured anew, known or not."""
+        # An id that a controller before this one has not used either.
+        self._round = max(self._round + 1, round(wall_s * 1e3))
         for key in keys:
             self.repeating.add(key)
-            # Another id, or the agent would answer with what it measured before; one that a
-            # controller before this one has not used either.
-            self._rounds[key] = round(wall_s * 1e3)
             self.tasks.pop(key, None)
 
     def forget(self, keys: Iterable[str]) -> None:
@@ -105,10 +106,12 @@ class Profiling:
         if profile.failure:
             # The agent repeats this result until it is told otherwise; the next try must
             # not take it for its own.
-            self._rounds[task.key] = self._rounds.get(task.key, 0) + 1
+            self._round += 1
         if task.key in self.repeating:
             self.repeating.discard(task.key)
             self.outcomes[task.key] = profile
+            while len(self.outcomes) > OUTCOMES_KEPT:
+                del self.outcomes[next(iter(self.outcomes))]
 
     def results(
         self, reports: Mapping[str, agent_pb2.NodeReport], now_s: float

@@ -14,6 +14,7 @@ from paldia.core.errors import (
     NotFoundError,
     NotServableError,
 )
+from paldia.core.types import NAME_LIMIT
 from paldia.kit.clock import Clock
 from paldia.kit.lifecycle import sleep_unless
 from paldia.kit.observability import logger
@@ -21,7 +22,7 @@ from paldia.store.base import Delete, Put, StoreConflictError
 from paldia_controller.artifacts import Artifacts
 from paldia_controller.state import State
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{NAME_LIMIT - 1}}}")
 ATTEMPTS = 5
 """Tries of a change that others keep getting in the way of."""
 
@@ -90,7 +91,7 @@ class ModelWriter:
         if not _NAME.fullmatch(spec.name):
             raise InvalidArgumentError(
                 f"{spec.name!r} is no model name; use letters, digits, '.', '_' and '-', "
-                "at most 128 of them, beginning with a letter or digit"
+                f"at most {NAME_LIMIT} of them, beginning with a letter or digit"
             )
         self._artifacts.refresh(spec.artifact_digest)
         model = types_pb2.Model(name=spec.name)

@@ -110,8 +110,12 @@ class StreamSession:
                 try:
                     request = await _next_unless(requests, stopped)
                 except Exception as error:
-                    # gRPC could not read it: it is malformed, or over its size limit.
-                    end = InvalidArgumentError(f"a message of the stream can't be read: {error!r}")
+                    # What can't be decoded says so itself; else it is over gRPC's size limit.
+                    end = (
+                        error
+                        if isinstance(error, PaldiaError)
+                        else InvalidArgumentError(f"the stream can't be read on: {error!r}")
+                    )
                     break
                 if request is None:
                     break
@@ -146,13 +150,11 @@ class StreamSession:
                     if is_ordered:
                         await before
                     await self._out.put(response)
-        except PaldiaError as error:
+        except Exception as fault:
+            error = fault if isinstance(fault, PaldiaError) else _internal(fault, request)
             if is_ordered:
                 await before
             await self._out.put(error if self._ends_on_error else _in_band(error, request.id))
-        except Exception as error:
-            logger().exception("stream.request_failed", model=request.model_name)
-            await self._out.put(InternalError(repr(error)))
         finally:
             self._room.give_back(places)
             if is_ordered:
@@ -176,6 +178,11 @@ async def _next_unless(
         if not step.done():
             step.cancel()
             await asyncio.gather(step, return_exceptions=True)
+
+
+def _internal(fault: Exception, request: InferRequest) -> InternalError:
+    logger().exception("stream.request_failed", model=request.model_name, exc_info=fault)
+    return InternalError("an internal error; the frontend's log has the details")
 
 
 def _in_band(error: PaldiaError, request_id: str) -> StreamResponse:

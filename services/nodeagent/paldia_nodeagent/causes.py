@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 
-REASON_LIMIT = 2000
+from paldia.kit.text import printable, shorten
+
+REASON_LIMIT_BYTES = 2000
 
 # Severity, month and day, time, thread, source line, message.
 _PREFIXED = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ \S+\] ?(.*)$")
@@ -43,7 +45,7 @@ def load_reason(message: str, log: str, repository: str, backends: list[str]) ->
         reason = log_cause(log) or reason
     if any(sign in reason for sign in _BACKEND_MISSING):
         reason += f" (this node's Triton has: {', '.join(backends) or 'no backends'})"
-    return shorten(reason.replace(f"{repository}/", ""))
+    return fit_to_tell(reason.replace(f"{repository}/", ""))
 
 
 def log_cause(log: str) -> str:
@@ -64,13 +66,9 @@ def log_cause(log: str) -> str:
     return "\n".join([*spoken, *errors])
 
 
-def shorten(text: str) -> str:
-    """Cut the middle out of a long text: what raised stands first, a traceback's cause last."""
-    text = text.strip()
-    if len(text) <= REASON_LIMIT:
-        return text
-    half = REASON_LIMIT // 2 - 10
-    return f"{text[:half]}\n[...]\n{text[-half:]}"
+def fit_to_tell(text: str) -> str:
+    """Give a reason as it may travel and be shown: not too long, and steering no terminal."""
+    return shorten(printable(text).strip(), REASON_LIMIT_BYTES)
 
 
 def _unquote(text: str) -> str:

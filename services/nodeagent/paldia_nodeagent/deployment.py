@@ -169,7 +169,7 @@ class Deployment:
         transient = isinstance(error, UnavailableError)
         state = pb.PLACEMENT_STATE_LOADING if transient else pb.PLACEMENT_STATE_FAILED
         known = isinstance(error, PaldiaError | OSError)
-        reason = causes.shorten(str(error) if known else f"{type(error).__name__}: {error}")
+        reason = causes.fit_to_tell(str(error) if known else f"{type(error).__name__}: {error}")
         self._set(state, reason)
         logger().warning(
             "deployment.failed",

@@ -16,6 +16,7 @@ import secrets
 from pathlib import Path
 
 from paldia.core.errors import InvalidArgumentError, UnavailableError
+from paldia.kit.files import replace_text
 
 _LOGS_MOST = 64
 
@@ -67,9 +68,7 @@ class Home:
         """
         path = self.folder / "identity"
         if not path.is_file() or not path.read_text().strip().isalnum():
-            partial = path.with_suffix(".partial")
-            partial.write_text(secrets.token_hex(6))
-            partial.replace(path)
+            replace_text(path, secrets.token_hex(6))
         return path.read_text().strip()
 
     def log_path(self, model: str, digest: str, purpose: str) -> Path:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from paldia.kit.files import replace_text
+
 _RECORD = "process.json"
 Purpose = Literal["serve", "profile"]
 
@@ -51,9 +53,7 @@ class Ledger:
     def write(self, record: Record) -> None:
         """Record a process, or what changed about it."""
         path = self.folder(record.run) / _RECORD
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(record)))
-        partial.replace(path)
+        replace_text(path, json.dumps(dataclasses.asdict(record)))
 
     def read(self) -> list[Record]:
         """Read all records; what can't be read is no record."""

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from paldia.api.v1 import agent_pb2
 from paldia.core.errors import PaldiaError
+from paldia.core.types import NAME_LIMIT
 from paldia.kit import lifecycle
 from paldia.kit.lifecycle import announce_ready
 from paldia.kit.observability import configure_logging, logger
@@ -37,9 +38,11 @@ class NodeAgentSettings(ServiceSettings):
     """Runs Triton on this machine as the controller wants it, and reports."""
 
     controller: str = Field(description="address of the controller, HOST:PORT")
-    node_id: str = Field(min_length=1, max_length=200, description="name of this node")
+    node_id: str = Field(min_length=1, max_length=NAME_LIMIT, description="name of this node")
     hardware: str = Field(
-        min_length=1, max_length=200, description="kind of this machine; equal kinds share profiles"
+        min_length=1,
+        max_length=NAME_LIMIT,
+        description="kind of this machine; equal kinds share profiles",
     )
     price_usd_per_hour: float = Field(ge=0, allow_inf_nan=False, description="what it costs")
     data_dir: Path = Field(description="folder for all that the agent keeps")

@@ -125,7 +125,7 @@ class Profiler:
                 log.warning("profile.failed", reason=reason, exc_info=not known)
                 result = agent_pb2.ProfileResult(task_id=task.task_id)
                 result.profile.CopyFrom(self._profile(task))
-                result.profile.failure = causes.shorten(reason)
+                result.profile.failure = causes.fit_to_tell(reason)
                 break
         log.info("profile.done", points=len(result.profile.points))
         self._results[task.task_id] = result

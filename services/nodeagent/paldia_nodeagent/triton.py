@@ -126,7 +126,7 @@ class TritonProcess:
         deadline_s = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline_s:
             if not self.alive():
-                said = causes.shorten(causes.log_cause(self.log_since(0)))
+                said = causes.fit_to_tell(causes.log_cause(self.log_since(0)))
                 raise NotServableError(f"Triton didn't start: {said or 'it said nothing'}")
             if port := self._port():
                 host = self._site.host

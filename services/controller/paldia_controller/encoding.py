@@ -1,4 +1,4 @@
-"""What the planner remembers, as it is stored."""
+"""Plans, and what the planner remembers, as they are stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from paldia.api import convert
 from paldia.api.v1 import state_pb2
 from paldia.core.forecast import RateEstimate
 from paldia.core.ledger import Ledger
-from paldia.core.observation import Memory, ModelMemory
+from paldia.core.observation import Memory, ModelMemory, ModelPlan
 
 
 def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
@@ -65,4 +65,28 @@ def ledger_from_proto(stored: state_pb2.StoredLedger) -> Ledger:
     """Decode the bill."""
     return Ledger(
         convert.wall_s(stored.accounted_until), dict(stored.cost_usd), dict(stored.running)
+    )
+
+
+def plan_to_proto(plan: ModelPlan) -> state_pb2.StoredPlan:
+    """Encode a plan."""
+    return state_pb2.StoredPlan(
+        model=plan.model,
+        generation=plan.generation,
+        target=[convert.assignment_to_proto(assignment) for assignment in plan.target],
+        retiring=[convert.assignment_to_proto(assignment) for assignment in plan.retiring],
+        slo_unreachable=plan.slo_unreachable,
+        since=convert.timestamp(plan.since_s),
+    )
+
+
+def plan_from_proto(stored: state_pb2.StoredPlan) -> ModelPlan:
+    """Decode a plan."""
+    return ModelPlan(
+        model=stored.model,
+        generation=stored.generation,
+        target=tuple(map(convert.assignment_from_proto, stored.target)),
+        retiring=tuple(map(convert.assignment_from_proto, stored.retiring)),
+        slo_unreachable=stored.slo_unreachable,
+        since_s=convert.wall_s(stored.since),
     )
