@@ -55,8 +55,10 @@ def test_ended_half_way_it_stops_everything(tmp_path: Path) -> None:
     process = _start(tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
-        if "magika: profiling" in line:
+        if line.startswith("magika profiling:"):
             break
+    else:
+        raise AssertionError("it ended without measuring magika")
     process.send_signal(signal.SIGTERM)
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, shown
