@@ -60,3 +60,15 @@ generate: .venv-codegen/.ready  ## Generate paldia/api/v1 from protos/
 
 clean:  ## Remove what was built and measured
 	rm -rf out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+bench-paper: setup  ## Evaluate all policies in the simulator; it can be stopped and goes on
+	$(BIN)/python -m bench.paper
+
+bench-forecast: setup  ## Score the forecasters on the traces
+	$(BIN)/python -m bench.forecast
+
+bench-planner: setup  ## Time the planner, and compare its placements with an optimiser's
+	$(BIN)/python -m bench.planner
+
+bench-catalog: setup  ## Show how far off the catalog's rules are
+	$(BIN)/python -m bench.catalog

@@ -24,7 +24,7 @@ FUNCTION_LIMIT_LINES = 70
 CORE_MAY_IMPORT = {
     *("__future__", "abc", "dataclasses", "enum", "typing"),
     *("math", "collections", "collections.abc", "heapq", "itertools", "functools", "bisect"),
-    *("hashlib", "numpy"),
+    *("hashlib", "numpy", "numpy.typing"),
 }
 # Each brings in something that is not an argument: the hash seed, an address, the world.
 CORE_MAY_NOT_CALL = {"hash", "id", "open", "print", "input", "eval", "exec", "__import__"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -104,6 +106,44 @@ _PROVENANCE = {
 _PROVENANCE_OF = {code: provenance for provenance, code in _PROVENANCE.items()}
 
 
+def batch_shares(points: Iterable[tuple[int, float]]) -> list[pb.BatchShare]:
+    """Encode shares by batch size."""
+    return [pb.BatchShare(batch_size=batch, share=share) for batch, share in points]
+
+
+def batch_share_points(shares: Iterable[pb.BatchShare]) -> tuple[tuple[int, float], ...]:
+    """Decode shares by batch size."""
+    return tuple((share.batch_size, share.share) for share in shares)
+
+
+def demand_points(profile: pb.Profile) -> tuple[tuple[int, float], ...]:
+    """Give a profile's demand fraction by batch size, empty where it has none.
+
+    One that was stored when there was a single figure for all sizes gives that one.
+    """
+    if profile.demand:
+        return batch_share_points(profile.demand)
+    return ((1, profile.demand_fraction),) if profile.demand_fraction else ()
+
+
+def profile_to_proto(profile: Profile) -> pb.Profile:
+    """Encode a profile's figures; of what, on what and when travels beside them."""
+    return pb.Profile(
+        points=[
+            pb.LatencyPoint(batch_size=batch, latency=duration(latency_s))
+            for batch, latency_s in profile.points
+        ],
+        load=duration(profile.load_s),
+        memory_bytes=profile.memory_bytes,
+        demand=batch_shares(profile.demand),
+        sm_share=batch_shares(profile.sm_share),
+        colocation_penalty=profile.colocation_penalty,
+        interference=profile.interference,
+        watts=profile.watts,
+        provenance=_PROVENANCE[profile.provenance],
+    )
+
+
 def profile_from_proto(profile: pb.Profile) -> Profile | None:
     """Decode a profile; None where the model could not be measured.
 
@@ -116,10 +156,26 @@ def profile_from_proto(profile: pb.Profile) -> Profile | None:
         points=tuple((point.batch_size, seconds(point.latency)) for point in profile.points),
         load_s=seconds(profile.load),
         memory_bytes=profile.memory_bytes,
-        demand_fraction=profile.demand_fraction,
+        demand=demand_points(profile),
+        sm_share=batch_share_points(profile.sm_share),
         colocation_penalty=profile.colocation_penalty,
+        interference=tuple(profile.interference),
+        watts=profile.watts,
         provenance=_PROVENANCE_OF.get(profile.provenance, Provenance.ESTIMATED),
     )
+
+
+_WHOLE_PERCENT = 100
+
+
+def sm_percent_to_proto(sm_percent: int) -> int:
+    """Encode a share of the SMs; all of them is 0, no limit."""
+    return 0 if sm_percent >= _WHOLE_PERCENT else sm_percent
+
+
+def sm_percent_from_proto(sm_percent: int) -> int:
+    """Decode a share of the SMs; no limit is all of them."""
+    return sm_percent or _WHOLE_PERCENT
 
 
 def assignment_to_proto(assignment: obs.Assignment) -> pb.Placement:
@@ -130,6 +186,7 @@ def assignment_to_proto(assignment: obs.Assignment) -> pb.Placement:
         lanes=assignment.lanes,
         batch_size=assignment.batch,
         artifact_digest=assignment.artifact_digest,
+        sm_percent=sm_percent_to_proto(assignment.sm_percent),
     )
 
 
@@ -141,6 +198,7 @@ def assignment_from_proto(placement: pb.Placement) -> obs.Assignment:
         artifact_digest=placement.artifact_digest,
         lanes=placement.lanes,
         batch=placement.batch_size,
+        sm_percent=sm_percent_from_proto(placement.sm_percent),
     )
 
 
@@ -155,19 +213,6 @@ _DEPLOYMENT_STATE = {
 def deployment_state_from_proto(state: pb.PlacementState.ValueType) -> obs.DeploymentState:
     """Decode a deployment's state; what is unknown is still loading."""
     return _DEPLOYMENT_STATE.get(state, obs.DeploymentState.LOADING)
-
-
-_NODE_STATE = {
-    types.NodeState.PARKED: pb.NODE_STATE_PARKED,
-    types.NodeState.ACTIVE: pb.NODE_STATE_ACTIVE,
-    types.NodeState.DRAINING: pb.NODE_STATE_DRAINING,
-    types.NodeState.LOST: pb.NODE_STATE_LOST,
-}
-
-
-def node_state_to_proto(state: types.NodeState) -> pb.NodeState.ValueType:
-    """Encode a node's state."""
-    return _NODE_STATE[state]
 
 
 def candidate_to_proto(candidate: obs.Candidate) -> pb.Candidate:
@@ -185,6 +230,7 @@ def candidate_to_proto(candidate: obs.Candidate) -> pb.Candidate:
     if candidate.servable:
         encoded.batch_size = candidate.assignments[0].batch
         encoded.lanes = candidate.assignments[0].lanes
+        encoded.sm_percent = sm_percent_to_proto(candidate.assignments[0].sm_percent)
         encoded.predicted_latency.CopyFrom(duration(candidate.latency_s))
     return encoded
 

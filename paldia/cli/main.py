@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from paldia import __version__
-from paldia.cli import fleet_commands, model_commands, samples
+from paldia.cli import fleet_commands, model_commands, samples, simulate_options
 from paldia.cli.options import AsJson
 from paldia.cli.output import print_json, show
 from paldia.cli.up import up
@@ -47,13 +47,14 @@ _add(fleet_commands.status, "paldia status --watch")
 _add(up, "paldia up --node big:cpu:0.10:1 --node small:slow-cpu:0.04:0:2.0")
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-)
+_PASSED_ON = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+
+
+@app.command(context_settings=_PASSED_ON)
 def demo(ctx: typer.Context) -> None:
     """Serve two real models on a mixed cluster and replay a trace."""
     # It needs packages that the other commands don't, and a second to import them.
@@ -63,9 +64,28 @@ def demo(ctx: typer.Context) -> None:
         raise NotServableError(
             f"the demo needs {error.name}; install it: pip install 'paldia[triton,demo]'"
         ) from error
-    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    alone.command(epilog="Example: paldia demo --store etcd")(command)
-    alone(args=ctx.args, prog_name="paldia demo")
+    _run_alone(ctx, command, "Example: paldia demo --store etcd")
+
+
+@app.command(context_settings=_PASSED_ON)
+def simulate(ctx: typer.Context) -> None:
+    """See how a trace would be served and what it would cost, without any machine."""
+    # Other commands needn't wait for the simulator to be imported.
+    from paldia.cli.simulate import simulate as command  # noqa: PLC0415
+
+    _run_alone(ctx, command, simulate_options.EXAMPLES)
+
+
+def _run_alone(ctx: typer.Context, command: Callable[..., None], epilog: str) -> None:
+    """Run a command that is imported only once it is asked for."""
+    alone = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings=app.info.context_settings,
+    )
+    alone.command(epilog=epilog)(command)
+    alone(args=ctx.args, prog_name=f"paldia {ctx.info_name}")
 
 
 @samples_app.command(epilog="Example: paldia samples prepare")

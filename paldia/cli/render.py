@@ -10,16 +10,24 @@ from rich.table import Table
 
 from paldia.cli.output import table
 from paldia.client import (
+    BatchShare,
+    Candidate,
     ClusterStatus,
     Decision,
     Explanation,
     Model,
     ModelPhase,
     Node,
+    Placement,
     PlacementState,
     Profile,
     Revision,
 )
+
+_WHOLE_PERCENT = 100
+_WATT_HOUR_J = 3600.0
+_MODELS_SPLIT = 5
+"""Models whose part of the bill is shown one by one."""
 
 
 def models(found: Sequence[Model]) -> RenderableType:
@@ -33,7 +41,7 @@ def models(found: Sequence[Model]) -> RenderableType:
 def _model_row(model: Model) -> tuple[str, ...]:
     newest = model.serving or model.candidate
     places = (
-        f"{place.node_id} {place.lanes}x{place.batch_size}"
+        f"{place.node_id} {_way(place)}"
         + ("" if place.state is PlacementState.READY else f" ({place.state.value})")
         for place in model.placements
     )
@@ -46,6 +54,12 @@ def _model_row(model: Model) -> tuple[str, ...]:
         f"{model.requests_per_second:.1f}",
         "; ".join(model_notes(model)),
     )
+
+
+def _way(place: Placement | Candidate) -> str:
+    """Give batches at once x largest batch, and the share of the SMs where it is limited."""
+    limit = "" if place.sm_percent >= _WHOLE_PERCENT else f" on {place.sm_percent}% of SMs"
+    return f"{place.lanes}x{place.batch_size}{limit}"
 
 
 def model_notes(model: Model) -> list[str]:
@@ -85,7 +99,7 @@ def nodes(found: Sequence[Node]) -> RenderableType:
     if not found:
         return "no nodes; start one with paldia-nodeagent"
     headings = (
-        *("NODE", "HARDWARE", "STATE", ">USD/H", ">USD", "CORES IN USE", ">MEMORY GB"),
+        *("NODE", "HARDWARE", "STATE", ">USD/H", ">USD", ">WH", "CORES IN USE", ">MEMORY GB"),
         *("GPUS", "MODELS", "PROBLEM"),
     )
     return table(headings, [_node_row(node) for node in found])
@@ -98,12 +112,20 @@ def _node_row(node: Node) -> tuple[str, ...]:
         node.state.value,
         f"{node.price_usd_per_hour:.3f}",
         f"{node.cost_usd:.5f}",
+        _energy(node),
         f"{node.cpu_utilisation:.0%} of {node.cores}",
         f"{node.memory_used_bytes / 1e9:.1f}/{node.memory_bytes / 1e9:.1f}",
         ", ".join(gpu.name for gpu in node.gpus),
         ", ".join(node.models),
         node.problem,
     )
+
+
+def _energy(drawn: Node | ClusterStatus) -> str:
+    """Give watt-hours; `~` leads where a part of them is estimated. Empty if unknown."""
+    if not drawn.energy_j:
+        return ""
+    return f"{'~' if drawn.estimated_energy_j else ''}{drawn.energy_j / _WATT_HOUR_J:.3f}"
 
 
 def status(found: ClusterStatus) -> list[RenderableType]:
@@ -114,11 +136,22 @@ def status(found: ClusterStatus) -> list[RenderableType]:
         f"since {moment(found.started_at)}",
         f"frontends  {fronts}",
         f"bill       {found.cost_usd:.5f} USD so far, {found.cost_usd_per_hour:.3f} USD/h now",
+        f"of which   {_split(found)}",
+        *([f"energy     {_energy(found)} Wh so far"] if found.energy_j else []),
         f"decisions  {found.decisions}, of which {found.moves} moved a model",
         "",
         nodes(found.nodes),
         models(found.models),
     ]
+
+
+def _split(found: ClusterStatus) -> str:
+    """Give what the dearest models cost, the sum of the others, and what was idle."""
+    by_cost = sorted(found.cost_usd_by_model.items(), key=lambda entry: (-entry[1], entry[0]))
+    parts = [f"{name} {usd:.5f}" for name, usd in by_cost[:_MODELS_SPLIT]]
+    if others := by_cost[_MODELS_SPLIT:]:
+        parts.append(f"{len(others)} more models {sum(usd for _, usd in others):.5f}")
+    return ", ".join([*parts, f"idle {found.idle_cost_usd:.5f} (by predicted use)"])
 
 
 def explanation(found: Explanation) -> list[RenderableType]:
@@ -152,7 +185,7 @@ def _decision(decision: Decision) -> list[RenderableType]:
             "*" if index == decision.chosen else "",
             candidate.hardware,
             ", ".join(candidate.node_ids) or "-",
-            f"{candidate.lanes}x{candidate.batch_size}" if candidate.lanes else "-",
+            _way(candidate) if candidate.lanes else "-",
             "-"
             if candidate.predicted_latency_s is None
             else f"{candidate.predicted_latency_s * 1e3:.1f}",
@@ -196,25 +229,36 @@ def _decisions(found: Sequence[Decision]) -> Table:
 
 
 def profiles(found: Sequence[Profile], title: str = "") -> RenderableType:
-    """Give a line for each kind of hardware, with the latency of each batch size."""
+    """Give a line for each kind of hardware: what a batch takes, by its size."""
     headings = (
-        *("HARDWARE", "NODE", "MS BY BATCH", ">LOAD S", ">MB", "FIGURES", "WHEN"),
-        "FAILURE",
+        *("HARDWARE", "NODE", "MS BY BATCH", "DEVICE BY BATCH", "SMS BY BATCH"),
+        *("SLOWDOWN OF 1, 2, ...", ">LOAD S", ">MB", ">WATTS", "FIGURES", "WHEN", "FAILURE"),
     )
     rows = [
         (
             profile.hardware,
             profile.node_id,
             ", ".join(f"{at.batch_size}: {at.latency_s * 1e3:.1f}" for at in profile.points),
+            _by_batch(profile.demand),
+            _by_batch(profile.sm_share),
+            ", ".join(f"{factor:.2f}" for factor in profile.interference),
             f"{profile.load_s:.1f}" if profile.points else "",
             f"{profile.memory_bytes / 1e6:.0f}" if profile.points else "",
-            profile.provenance.value,
+            f"{profile.watts:.0f}" if profile.watts else "",
+            profile.provenance.value if profile.points else "",
             moment(profile.measured_at),
             profile.failure.partition("\n")[0],
         )
         for profile in found
     ]
     return table(headings, rows, title=title)
+
+
+def _by_batch(shares: Sequence[BatchShare]) -> str:
+    """Give shares in percent by batch size; a single one holds for every size."""
+    if len(shares) == 1:
+        return f"{shares[0].share:.0%}"
+    return ", ".join(f"{at.batch_size}: {at.share:.0%}" for at in shares)
 
 
 def slo(revision: Revision) -> str:

@@ -26,6 +26,7 @@ prepare`), from the source tree:
 
 from paldia.client.aio import AsyncClient
 from paldia.client.results import (
+    BatchShare,
     Candidate,
     ClusterStatus,
     Decision,
@@ -51,6 +52,7 @@ from paldia.core.types import NodeState, OverloadPolicy, Slo
 
 __all__ = [
     "AsyncClient",
+    "BatchShare",
     "Candidate",
     "Client",
     "ClusterStatus",

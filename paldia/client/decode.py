@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from paldia.api import convert
+from paldia.api import convert, machines
 from paldia.api.v1 import control_pb2, types_pb2
 from paldia.client import results
-from paldia.core.types import NodeState, Slo
+from paldia.core.types import Slo
 
 Kind = TypeVar("Kind", bound=enum.Enum)
-
-_NODE_STATES = {
-    types_pb2.NODE_STATE_PARKED: NodeState.PARKED,
-    types_pb2.NODE_STATE_ACTIVE: NodeState.ACTIVE,
-    types_pb2.NODE_STATE_DRAINING: NodeState.DRAINING,
-}
 
 
 def model(message: types_pb2.Model) -> results.Model:
@@ -82,26 +77,34 @@ def _placement(message: types_pb2.Placement) -> results.Placement:
         endpoint=message.endpoint,
         reason=message.reason,
         artifact_digest=message.artifact_digest,
+        sm_percent=convert.sm_percent_from_proto(message.sm_percent),
     )
 
 
 def node(message: types_pb2.Node) -> results.Node:
     """Decode a node; one whose state is unspecified counts as lost."""
+    hardware = message.hardware
     load = {gpu.uuid: gpu for gpu in message.utilisation.gpus}
     return results.Node(
         node_id=message.id,
-        hardware=message.hardware.name,
-        state=_NODE_STATES.get(message.state, NodeState.LOST),
-        price_usd_per_hour=message.hardware.price_usd_per_hour,
+        hardware=hardware.name,
+        state=machines.node_state_from_proto(message.state),
+        price_usd_per_hour=hardware.price_usd_per_hour,
         cost_usd=message.cost_usd,
-        cores=message.hardware.cores,
-        memory_bytes=message.hardware.memory_bytes,
+        cores=hardware.cores,
+        memory_bytes=hardware.memory_bytes,
         cpu_utilisation=message.utilisation.cpu,
         memory_used_bytes=message.utilisation.memory_used_bytes,
-        gpus=tuple(_gpu(gpu, load.get(gpu.uuid)) for gpu in message.hardware.gpus),
+        gpus=tuple(_gpu(gpu, load.get(gpu.uuid)) for gpu in hardware.gpus),
         models=tuple(message.models),
         problem=message.problem,
         last_report_at=_moment(message, "last_report_at"),
+        sm_shares=hardware.sm_shares,
+        activation_s=convert.seconds(hardware.activation),
+        idle_watts=hardware.idle_watts,
+        rated_watts=hardware.rated_watts,
+        energy_j=message.energy_joules,
+        estimated_energy_j=message.estimated_energy_joules,
     )
 
 
@@ -133,6 +136,10 @@ def status(message: control_pb2.GetStatusResponse) -> results.ClusterStatus:
         ),
         nodes=tuple(map(node, message.nodes)),
         models=tuple(map(model, message.models)),
+        cost_usd_by_model=dict(sorted(message.cost_usd_by_model.items())),
+        idle_cost_usd=message.idle_cost_usd,
+        energy_j=message.energy_joules,
+        estimated_energy_j=message.estimated_energy_joules,
     )
 
 
@@ -148,14 +155,21 @@ def profile(message: types_pb2.Profile) -> results.Profile:
         ),
         load_s=convert.seconds(message.load),
         memory_bytes=message.memory_bytes,
-        demand_fraction=message.demand_fraction,
         colocation_penalty=message.colocation_penalty,
         provenance=_known(
             results.Provenance, types_pb2.Provenance, "PROVENANCE_", message.provenance
         ),
         measured_at=_moment(message, "measured_at"),
         failure=message.failure,
+        demand=_batch_shares(convert.demand_points(message)),
+        sm_share=_batch_shares(convert.batch_share_points(message.sm_share)),
+        interference=tuple(message.interference),
+        watts=message.watts,
     )
+
+
+def _batch_shares(points: Iterable[tuple[int, float]]) -> tuple[results.BatchShare, ...]:
+    return tuple(results.BatchShare(batch, share) for batch, share in points)
 
 
 def explanation(message: control_pb2.ExplainModelResponse) -> results.Explanation:
@@ -201,6 +215,7 @@ def _candidate(message: types_pb2.Candidate) -> results.Candidate:
         utilisation=message.utilisation,
         verdict=message.verdict,
         detail=message.detail,
+        sm_percent=convert.sm_percent_from_proto(message.sm_percent),
     )
 
 

@@ -8,7 +8,8 @@ is None.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from paldia.core.types import NodeState, OverloadPolicy, Slo
@@ -70,7 +71,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One model on one node."""
+    """One model on one node; `sm_percent` is the share of a GPU's SMs it is held to."""
 
     node_id: str
     hardware: str
@@ -80,6 +81,7 @@ class Placement:
     endpoint: str
     reason: str
     artifact_digest: str
+    sm_percent: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,11 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the fleet; `cpu_utilisation` is the share of its cores in use."""
+    """A machine of the fleet; `cpu_utilisation` is the share of its cores in use.
+
+    `energy_j` has been drawn since the node was first active, as far as its power is known;
+    `estimated_energy_j` is the part of it that nothing measured. Powers of 0 are unknown.
+    """
 
     node_id: str
     hardware: str
@@ -136,6 +142,12 @@ class Node:
     models: tuple[str, ...]
     problem: str
     last_report_at: datetime | None
+    sm_shares: bool = False
+    activation_s: float = 0.0
+    idle_watts: float = 0.0
+    rated_watts: float = 0.0
+    energy_j: float = 0.0
+    estimated_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,11 @@ class Frontend:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """The cluster in short; `moves` are those of the `decisions` that moved a model."""
+    """The cluster in short; `moves` are those of the `decisions` that moved a model.
+
+    `cost_usd_by_model` and `idle_cost_usd` add up to `cost_usd`: a model pays the share of
+    each node that it is predicted to keep busy. Energy is that of all nodes, as in `Node`.
+    """
 
     controller_id: str
     version: str
@@ -162,6 +178,10 @@ class ClusterStatus:
     frontends: tuple[Frontend, ...]
     nodes: tuple[Node, ...]
     models: tuple[Model, ...]
+    cost_usd_by_model: Mapping[str, float] = field(default_factory=dict)
+    idle_cost_usd: float = 0.0
+    energy_j: float = 0.0
+    estimated_energy_j: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +194,22 @@ class LatencyPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchShare:
+    """A share, 0 to 1, that holds for batches of one size."""
+
+    batch_size: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
-    """What is known of an artifact on a kind of hardware, or why it isn't (`failure`)."""
+    """What is known of an artifact on a kind of hardware, or why it isn't (`failure`).
+
+    `demand` is the share of the device's scarcest resource that one batch takes, `sm_share`
+    the least share of a GPU's SMs that keeps it at full speed, `interference` the slowdown of
+    each of 1, 2, ... of its batches that run together; empty where nothing was measured.
+    `watts` is the power that the device draws while it is kept busy; 0 is unknown.
+    """
 
     hardware: str
     artifact_digest: str
@@ -183,11 +217,14 @@ class Profile:
     points: tuple[LatencyPoint, ...]
     load_s: float
     memory_bytes: int
-    demand_fraction: float
     colocation_penalty: float
     provenance: Provenance
     measured_at: datetime | None
     failure: str
+    demand: tuple[BatchShare, ...] = ()
+    sm_share: tuple[BatchShare, ...] = ()
+    interference: tuple[float, ...] = ()
+    watts: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +242,7 @@ class Candidate:
     utilisation: float
     verdict: str
     detail: str
+    sm_percent: int = 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,43 +5,34 @@ asks for decisions (`poll`) and comes back when the next one is due (`next_wakeu
 enters as an argument, in seconds of any one monotonic clock. Every request leaves through
 exactly one of: the completion of its batch, `Refuse`, `Expire`, `Fail` or its own `cancel`.
 A report about a request or batch that has already left changes nothing.
+
+While no lane is free (`busy_until_s`), like requests may be handed in together, as a run
+(`arrive_run`): that changes no decision, and a run costs about as much as a request.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 
-from paldia.core.dispatch_lanes import SUSPENSION_S, LaneState
+from paldia.core.dispatch_admission import Admission
+from paldia.core.dispatch_batches import Batch
+from paldia.core.dispatch_lanes import SUSPENSION_S
 from paldia.core.dispatch_model import ModelState, Start
-from paldia.core.dispatch_queue import Key, LazyHeap, Request, Stay
+from paldia.core.dispatch_requests import Request, Stay
+from paldia.core.dispatch_timers import Timers
 from paldia.core.dispatch_types import (
     Counters,
     Decision,
-    Dispatch,
     Expire,
     Fail,
     FailCause,
     Limits,
     ModelPlan,
-    Refuse,
-    RefuseCause,
     Retry,
 )
-from paldia.core.errors import NotFoundError
-from paldia.core.types import OverloadPolicy
-
-
-@dataclass(slots=True)
-class _Batch:
-    model: ModelState
-    lane: LaneState
-    members: dict[int, Stay]
-
-
-def _waits_until(key: Key, stay: Stay) -> bool:
-    return stay.queued and stay.until_s == key[0]
+from paldia.core.errors import InvalidArgumentError, NotFoundError
 
 
 class DispatchKernel:
@@ -49,17 +40,16 @@ class DispatchKernel:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
+        self._admission = Admission(self.limits)
         self.counters: dict[str, Counters] = {}
         self._models: dict[str, ModelState] = {}
         self._stays: dict[int, Stay] = {}
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, Batch] = {}
         self._decisions: list[Decision] = []
         # Models that something happened to; a dict, for its order is certain.
         self._touched: dict[str, None] = {}
-        self._timers: LazyHeap[Stay] = LazyHeap(_waits_until)
+        self._timers = Timers()
         self._rechecks: list[tuple[float, str]] = []
-        self._queued = 0
-        self._queued_bytes = 0
         self._sequence = 0
         self._last_batch_id = 0
 
@@ -91,22 +81,63 @@ class DispatchKernel:
         Raises:
             NotFoundError: no such model is planned.
         """
-        model = self._models.get(request.model)
-        if model is None:
-            raise NotFoundError.of("model", request.model)
+        model = self._model(request.model)
         model.counters.offered += request.rows
-        refusal = self._refusal(model, request)
+        refusal = self._admission.refusal(model, request)
         if refusal is not None:
             model.counters.refused += request.rows
             self._decisions.append(refusal)
             return
         self._sequence += 1
-        due_s = request.arrival_s + model.plan.slo.latency_s
-        if request.deadline_s is not None:
-            due_s = min(due_s, request.deadline_s)
-        stay = Stay(request, (request.rank, due_s, self._sequence))
+        stay = Stay.of(request, self._sequence, model.plan.slo.latency_s, (request.arrival_s,))
         self._stays[request.request_id] = stay
         self._enqueue(model, stay, request.arrival_s)
+
+    def arrive_run(
+        self,
+        model_name: str,
+        first_id: int,
+        arrivals_s: Sequence[float],
+        like_key: Hashable,
+        *,
+        rows: int = 1,
+        size_bytes: int = 0,
+    ) -> None:
+        """Let in requests that differ only in when they came, as `arrive` would one by one.
+
+        Their ids count up from `first_id`. They have no deadline and no priority, and can't be
+        cancelled. To come to the same decisions as one by one, nothing else may have been
+        reported since the first came, and `busy_until_s` must not have passed before the last.
+
+        Raises:
+            NotFoundError: no such model is planned.
+            InvalidArgumentError: the arrivals don't ascend.
+        """
+        model = self._model(model_name)
+        if not (run := tuple(arrivals_s)):
+            return
+        if list(run) != sorted(run):
+            raise InvalidArgumentError("the arrivals of a run must be in ascending order")
+        first = Request(first_id, model_name, rows, run[0], None, 0, like_key, size_bytes)
+        together = self._admission.count_together(model, first, len(run))
+        if together:
+            stay = Stay.of(first, self._sequence + 1, model.plan.slo.latency_s, run[:together])
+            self._sequence += together
+            model.counters.offered += rows * together
+            self._enqueue(model, stay, run[0])
+        for at in range(together, len(run)):
+            self.arrive(first._replace(request_id=first_id + at, arrival_s=run[at]))
+
+    def busy_until_s(self, model_name: str, now_s: float) -> float:
+        """Until when no arrival leads to a decision or sets a timer, unless something is reported.
+
+        `now_s` if a lane is free, or if there is none at all; infinity if all are busy. Like
+        requests that come before then may be handed in as one run, and need no `poll`.
+
+        Raises:
+            NotFoundError: no such model is planned.
+        """
+        return self._model(model_name).busy_until_s(now_s)
 
     def complete(self, batch_id: int, now_s: float) -> None:
         """Count a batch's requests as answered and free its lane."""
@@ -114,13 +145,9 @@ class DispatchKernel:
         if batch is None:
             return
         batch.lane.suspended_until_s = -math.inf
-        counters, slo_s = batch.model.counters, batch.model.plan.slo.latency_s
-        for request_id, stay in batch.members.items():
-            del self._stays[request_id]
-            if now_s - stay.request.arrival_s <= slo_s:
-                counters.answered_in_slo += stay.request.rows
-            else:
-                counters.answered_late += stay.request.rows
+        batch.count_answers(now_s)
+        for first_id in batch.members:
+            self._stays.pop(first_id, None)
 
     def fail(self, batch_id: int, now_s: float, retry: Retry) -> None:
         """Free a failed batch's lane; its requests go back to the queue, or fail."""
@@ -132,18 +159,22 @@ class DispatchKernel:
             batch.lane.suspended_until_s = now_s + SUSPENSION_S
         is_gone = self._models.get(model.name) is not model
         for stay in batch.members.values():
-            again = stay.again(node_id if retry is Retry.ELSEWHERE else None, retry is Retry.ALONE)
+            attempts = stay.attempts + (retry is Retry.ELSEWHERE)
             if is_gone:
                 self._give_up(stay, FailCause.REMOVED)
             elif (
                 retry is Retry.NO
-                or again.attempts >= self.limits.max_attempts
+                or attempts >= self.limits.max_attempts
                 or (retry is Retry.ALONE and stay.alone)
             ):
                 self._give_up(stay, FailCause.BATCH)
             else:
-                self._stays[stay.request.request_id] = again
-                self._enqueue(model, again, now_s)
+                for again in stay.again(
+                    node_id if retry is Retry.ELSEWHERE else None, retry is Retry.ALONE
+                ):
+                    if again.first_id in self._stays:
+                        self._stays[again.first_id] = again
+                    self._enqueue(model, again, now_s)
 
     def cancel(self, request_id: int, now_s: float) -> int | None:
         """Forget a request whose caller has left.
@@ -155,22 +186,23 @@ class DispatchKernel:
         stay = self._stays.pop(request_id, None)
         if stay is None:
             return None
-        request, counters = stay.request, self.counters[stay.request.model]
-        if request.deadline_s is not None and now_s >= request.deadline_s:
-            counters.expired += request.rows
+        counters = self.counters[stay.request.model]
+        if stay.request.deadline_s is not None and now_s >= stay.request.deadline_s:
+            counters.expired += stay.rows
         else:
-            counters.cancelled += request.rows
+            counters.cancelled += stay.rows
         if stay.batch_id is None:
-            self._dequeue(self._models[request.model], stay)
+            self._dequeue(self._models[stay.request.model], stay)
             return None
         batch = self._batches[stay.batch_id]
         del batch.members[request_id]
-        counters.in_flight -= request.rows
+        batch.rows -= stay.rows
+        counters.in_flight -= stay.rows
         return None if batch.members else stay.batch_id
 
     def poll(self, now_s: float) -> list[Decision]:
         """Decide everything that can be decided now."""
-        while (stay := self._timers.top()) is not None and stay.until_s <= now_s:
+        while (stay := self._timers.expired(now_s)) is not None:
             self._expire(stay, now_s)
         while self._rechecks and self._rechecks[0][0] <= now_s:
             _, name = heapq.heappop(self._rechecks)
@@ -186,40 +218,22 @@ class DispatchKernel:
 
     def next_wakeup_s(self) -> float:
         """When to poll next if nothing happens before; infinity for never."""
-        stay = self._timers.top()
-        return min(
-            math.inf if stay is None else stay.until_s,
-            self._rechecks[0][0] if self._rechecks else math.inf,
-        )
+        recheck_s = self._rechecks[0][0] if self._rechecks else math.inf
+        return min(self._timers.next_s(), recheck_s)
 
     # Into the queue and out of it.
 
-    def _refusal(self, model: ModelState, request: Request) -> Refuse | None:
-        limits, plan, now_s = self.limits, model.plan, request.arrival_s
-        is_full = (
-            model.queued >= limits.requests_per_model
-            or self._queued >= limits.requests_in_all
-            or model.queued_bytes + request.size_bytes > limits.bytes_per_model
-            or self._queued_bytes + request.size_bytes > limits.bytes_in_all
-        )
-        shed = plan.on_overload is OverloadPolicy.SHED and not plan.slo_unreachable
-        if not is_full and not shed:
-            return None
-        done_s = model.best_completion_s(request.rank, request.rows, now_s)
-        # Nothing can be foretold while no lane is at hand.
-        wait_s = done_s - now_s if math.isfinite(done_s) else 0.0
-        if is_full:
-            return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
-        if wait_s > plan.slo.latency_s:
-            late_s = wait_s - plan.slo.latency_s
-            return Refuse.until(request.request_id, RefuseCause.SLO, late_s)
-        return None
+    def _model(self, name: str) -> ModelState:
+        model = self._models.get(name)
+        if model is None:
+            raise NotFoundError.of("model", name)
+        return model
 
     def _enqueue(self, model: ModelState, stay: Stay, now_s: float) -> None:
         model.push(stay)
-        self._queued += 1
-        self._queued_bytes += stay.request.size_bytes
-        self._set_timer(model, stay, now_s)
+        self._admission.count_in(stay)
+        if stay.request.deadline_s is not None or model.is_cold:
+            self._set_timer(model, stay, now_s)
         self._touched[model.name] = None
 
     def _dequeue(self, model: ModelState, stay: Stay) -> None:
@@ -228,60 +242,45 @@ class DispatchKernel:
         self._touched[model.name] = None
 
     def _left(self, stay: Stay) -> None:
-        self._queued -= 1
-        self._queued_bytes -= stay.request.size_bytes
-        if math.isfinite(stay.until_s):
-            self._timers.note_dead()
+        self._admission.count_out(stay)
+        self._timers.forget(stay)
 
     def _set_timer(self, model: ModelState, stay: Stay, now_s: float) -> None:
         until_s = math.inf if stay.request.deadline_s is None else stay.request.deadline_s
         if model.is_cold:
             until_s = min(until_s, now_s + self.limits.cold_wait_s)
-        if until_s == stay.until_s:
-            return
-        if math.isfinite(stay.until_s):
-            self._timers.note_dead()
-        stay.until_s = until_s
-        if math.isfinite(until_s):
-            self._timers.push((until_s, *stay.order), stay)
+        self._timers.wait_until(stay, until_s)
 
     def _expire(self, stay: Stay, now_s: float) -> None:
-        request = stay.request
-        model = self._models[request.model]
+        model = self._models[stay.request.model]
         self._dequeue(model, stay)
-        if request.deadline_s is None or now_s < request.deadline_s:
+        if stay.request.deadline_s is None or now_s < stay.request.deadline_s:
             self._give_up(stay, FailCause.COLD)
             return
-        del self._stays[request.request_id]
-        model.counters.expired += request.rows
-        self._decisions.append(Expire(request.request_id))
+        self._stays.pop(stay.first_id, None)
+        model.counters.expired += stay.rows
+        self._decisions += map(Expire, stay.request_ids)
 
     def _give_up(self, stay: Stay, cause: FailCause) -> None:
-        request = stay.request
-        del self._stays[request.request_id]
-        self.counters[request.model].failed += request.rows
-        self._decisions.append(Fail(request.request_id, cause))
+        self._stays.pop(stay.first_id, None)
+        self.counters[stay.request.model].failed += stay.rows
+        self._decisions += (Fail(request_id, cause) for request_id in stay.request_ids)
 
     # Onto the lanes and off them.
 
     def _dispatch(self, model: ModelState, now_s: float) -> None:
         while isinstance(choice := model.choose(now_s), Start):
-            batch = model.take_batch(choice, self.limits.batch_bytes)
+            stays = model.take_batch(choice, self.limits.batch_bytes)
             self._last_batch_id += 1
             batch_id = self._last_batch_id
-            rows = sum(stay.request.rows for stay in batch)
-            for stay in batch:
+            for stay in stays:
                 stay.batch_id = batch_id
                 self._left(stay)
-            choice.lane.start(batch_id, rows, now_s)
-            members = {stay.request.request_id: stay for stay in batch}
-            self._batches[batch_id] = _Batch(model, choice.lane, members)
+            batch = self._batches[batch_id] = Batch(model, choice.lane, stays)
+            batch.lane.start(batch_id, batch.rows, now_s)
             model.counters.batches += 1
-            model.counters.in_flight += rows
-            lane = choice.lane.lane
-            self._decisions.append(
-                Dispatch(batch_id, model.name, lane.lane_id, lane.node_id, tuple(members), rows)
-            )
+            model.counters.in_flight += batch.rows
+            self._decisions.append(batch.decision(batch_id))
         self._recheck_at(model, choice.at_s)
 
     def _recheck_at(self, model: ModelState, at_s: float) -> None:
@@ -289,12 +288,12 @@ class DispatchKernel:
             model.recheck_s = at_s
             heapq.heappush(self._rechecks, (at_s, model.name))
 
-    def _end_batch(self, batch_id: int, now_s: float) -> _Batch | None:
+    def _end_batch(self, batch_id: int, now_s: float) -> Batch | None:
         batch = self._batches.pop(batch_id, None)
         if batch is None:
             return None
         model = batch.model
         model.end_batch(batch.lane, batch_id, now_s)
-        model.counters.in_flight -= sum(stay.request.rows for stay in batch.members.values())
+        model.counters.in_flight -= batch.rows
         self._touched[model.name] = None
         return batch

@@ -7,51 +7,14 @@ A batch is the first request in order and the next ones like it, in order, while
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
+
+from paldia.core.dispatch_requests import Key, Stay
 
 Item = TypeVar("Item")
 
 _DEAD_MOST = 64
-PRIORITY_LAST = 8
-"""Priorities beyond count as this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What dispatch knows of a request.
-
-    Attributes:
-        rows: size of its batch dimension.
-        arrival_s: when it came; the same clock as everywhere in dispatch.
-        deadline_s: when its caller gives up, if ever.
-        priority: 1 first, 0 in the middle, as Triton has it.
-        like_key: requests with equal keys may share a batch; None shares with nobody.
-        size_bytes: its weight against the limits.
-        node_id: the only node that will do, as long as that has a lane.
-    """
-
-    request_id: int
-    model: str
-    rows: int
-    arrival_s: float
-    deadline_s: float | None = None
-    priority: int = 0
-    like_key: Hashable | None = None
-    size_bytes: int = 0
-    node_id: str | None = None
-
-    @property
-    def rank(self) -> int:
-        """Place of its priority: 0 goes first."""
-        if self.priority == 0:
-            return 1
-        return 0 if self.priority == 1 else max(2, min(self.priority, PRIORITY_LAST))
-
-
-Key: TypeAlias = tuple[float, ...]
 
 
 class LazyHeap(Generic[Item]):
@@ -79,6 +42,10 @@ class LazyHeap(Generic[Item]):
             self._dead -= 1
         return heap[0][2] if heap else None
 
+    def pop(self) -> None:
+        """Remove the item that `top` has just given."""
+        heapq.heappop(self._heap)
+
     def note_dead(self) -> None:
         """Note that an item has ceased to be live."""
         self._dead += 1
@@ -92,55 +59,18 @@ class LazyHeap(Generic[Item]):
         return [item for key, _, item in sorted(self._heap) if self._is_live(key, item)]
 
 
-@dataclass(slots=True, eq=False)
-class Stay:
-    """A request's stay in a queue; one that returns after a failure gets a new one.
-
-    Attributes:
-        order: its place; no other request has the same.
-        attempts: batches it was in that failed.
-        avoid: the node where the last of them failed.
-        alone: whether it may share a batch no more.
-        queued: whether it waits now.
-        until_s: when it stops waiting, unserved.
-        batch_id: the batch it is in, once it no longer waits.
-    """
-
-    request: Request
-    order: Key
-    attempts: int = 0
-    avoid: str | None = None
-    alone: bool = False
-    queued: bool = False
-    until_s: float = math.inf
-    batch_id: int | None = None
-
-    def __post_init__(self) -> None:
-        self.alone = self.alone or self.request.like_key is None
-
-    def again(self, failed_node: str | None, alone: bool) -> Stay:
-        """Give the stay that follows a failed batch, at the same place in the order.
-
-        A node that failed it counts as an attempt.
-        """
-        return Stay(
-            self.request,
-            self.order,
-            attempts=self.attempts + (failed_node is not None),
-            avoid=failed_node or self.avoid,
-            alone=self.alone or alone,
-        )
-
-
-def _is_queued(_: Key, stay: Stay) -> bool:
-    return stay.queued
+def _stands_there(order: Key, stay: Stay) -> bool:
+    # A run whose head was taken stands further back than where it was put.
+    return stay.queued and stay.order is order
 
 
 class _LikeGroup:
+    """Those in a queue that may share batches."""
+
     __slots__ = ("count", "heap", "rows")
 
     def __init__(self) -> None:
-        self.heap: LazyHeap[Stay] = LazyHeap(_is_queued)
+        self.heap: LazyHeap[Stay] = LazyHeap(_stands_there)
         self.rows = 0
         self.count = 0
 
@@ -151,73 +81,99 @@ class RequestQueue:
     def __init__(self) -> None:
         self.rows = 0
         self._count = 0
-        self._heap: LazyHeap[Stay] = LazyHeap(_is_queued)
+        self._heap: LazyHeap[Stay] = LazyHeap(_stands_there)
         self._groups: dict[Hashable, _LikeGroup] = {}
+        # The group that was the last to become empty: most often it is wanted again at once.
+        self._spare: _LikeGroup | None = None
 
     def __len__(self) -> int:
         return self._count
 
     def push(self, stay: Stay) -> None:
-        """Let a request wait."""
+        """Let a stay begin."""
         stay.queued = True
-        self._count += 1
-        self.rows += stay.request.rows
+        self._count += stay.count
+        self.rows += stay.rows
         self._heap.push(stay.order, stay)
         if not stay.alone:
             key = stay.request.like_key
             group = self._groups.get(key)
             if group is None:
-                group = self._groups[key] = _LikeGroup()
-            group.count += 1
-            group.rows += stay.request.rows
+                group = self._groups[key] = self._spare or _LikeGroup()
+                self._spare = None
+            group.count += stay.count
+            group.rows += stay.rows
             group.heap.push(stay.order, stay)
 
     def remove(self, stay: Stay) -> None:
-        """Take a request out, wherever in the order it stands."""
+        """Take a stay out, wherever in the order it stands."""
         stay.queued = False
-        self._count -= 1
-        self.rows -= stay.request.rows
         self._heap.note_dead()
-        if not stay.alone:
-            group = self._groups[stay.request.like_key]
-            group.count -= 1
-            group.rows -= stay.request.rows
-            if group.count == 0:
-                del self._groups[stay.request.like_key]
-            else:
-                group.heap.note_dead()
+        if stay.alone:
+            self._count -= stay.count
+            self.rows -= stay.rows
+            return
+        group = self._groups[stay.request.like_key]
+        group.heap.note_dead()
+        self._count_out(group, stay)
 
     def waiting(self) -> list[Stay]:
         """Give all that wait, in order."""
         return self._heap.live()
 
     def first(self) -> Stay | None:
-        """Give the first request in order."""
+        """Give what has the first request in order."""
         return self._heap.top()
 
     def rows_like(self, stay: Stay) -> int:
         """Rows that could share a batch with a queued request, its own included."""
-        if stay.alone:
-            return stay.request.rows
-        return self._groups[stay.request.like_key].rows
+        return stay.request.rows if stay.alone else self._groups[stay.request.like_key].rows
 
     def take_batch(self, first: Stay, rows_limit: int, bytes_limit: int) -> list[Stay]:
-        """Remove `first` and those like it, in order, while rows and bytes fit.
+        """Remove the first request of `first` and those like it, in order, while they fit.
 
         A request that is over a limit by itself is taken alone.
         """
-        batch = [first]
-        rows, size_bytes = first.request.rows, first.request.size_bytes
-        group = None if first.alone else self._groups[first.request.like_key]
-        self.remove(first)
-        while group is not None and group.count:
+        if first.alone:
+            self.remove(first)
+            return [first]
+        group = self._groups[first.request.like_key]
+        batch: list[Stay] = []
+        stay = group.heap.top()
+        while stay is not None:
+            fits = stay.count_within(rows_limit, bytes_limit)
+            if fits < 1 and batch:
+                break
+            part = self._take(group, stay, max(1, fits))
+            batch.append(part)
+            if not group.count:
+                break
+            rows_limit -= part.rows
+            bytes_limit -= part.size_bytes
             stay = group.heap.top()
-            if stay is None:
-                break
-            rows += stay.request.rows
-            size_bytes += stay.request.size_bytes
-            if rows > rows_limit or size_bytes > bytes_limit:
-                break
-            batch.append(stay)
-            self.remove(stay)
         return batch
+
+    def _take(self, group: _LikeGroup, stay: Stay, most: int) -> Stay:
+        """Remove requests at the head of a group's first stay, up to where another's begin."""
+        group.heap.pop()
+        self._heap.note_dead()
+        if group.count > stay.count and (following := group.heap.top()) is not None:
+            most = min(most, stay.count_before(following.order))
+        if most >= stay.count:
+            stay.queued = False
+            self._count_out(group, stay)
+            return stay
+        part = stay.cut(most)
+        self._count_out(group, part)
+        group.heap.push(stay.order, stay)
+        self._heap.push(stay.order, stay)
+        return part
+
+    def _count_out(self, group: _LikeGroup, stay: Stay) -> None:
+        self._count -= stay.count
+        self.rows -= stay.rows
+        group.count -= stay.count
+        group.rows -= stay.rows
+        if not group.count:
+            del self._groups[stay.request.like_key]
+            self._spare = group

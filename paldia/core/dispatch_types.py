@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from paldia.core.dispatch_lanes import Lane
 from paldia.core.types import OverloadPolicy, Slo
@@ -34,12 +35,19 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """How a model is served: its lanes, none while it is cold, and its objective."""
+    """How a model is served.
+
+    Attributes:
+        lanes: none while it is cold.
+        late_yields: whether what can't be answered in time any more lets others pass, so that
+            those are in time. Otherwise one overload makes everybody late.
+    """
 
     lanes: tuple[Lane, ...]
     slo: Slo
     on_overload: OverloadPolicy = OverloadPolicy.QUEUE
     slo_unreachable: bool = False
+    late_yields: bool = True
 
 
 class RefuseCause(enum.Enum):
@@ -57,16 +65,22 @@ class FailCause(enum.Enum):
     BATCH = "its batch failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Send these requests, in this order, as one batch."""
+class Dispatch(NamedTuple):
+    """Send these requests, in this order, as one batch.
 
+    Attributes:
+        request_ids: a range where they are a run, or a part of one.
+        arrivals_s: when each came.
+    """
+
+    # One is made for each batch: a named tuple takes a quarter of a frozen dataclass's time.
     batch_id: int
     model: str
     lane_id: str
     node_id: str
-    request_ids: tuple[int, ...]
+    request_ids: Sequence[int]
     rows: int
+    arrivals_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

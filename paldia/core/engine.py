@@ -1,257 +1,116 @@
 """One step of planning: observation and memory in; plan, memory and decisions out.
 
-The stages, in order: forecast demand, remember failures, decide whether the model is
-wanted at all, judge every kind of hardware, choose, and change over without a gap.
+The stages, in order: remember demand and failures, pass over what is settled, judge all the
+rest on every kind of hardware at once, choose one by one, each seeing what those before it
+chose, empty nodes that others can do without, and change over without a gap.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from paldia.core import scaling, selection
+from paldia.core.baselines import PALDIA, Policy, narrowed
+from paldia.core.choice import Choice, choose
 from paldia.core.config import PolicyConfig
-from paldia.core.memory import remember, state_of
-from paldia.core.observation import (
-    Action,
-    Assignment,
-    Candidate,
-    Decision,
-    DeploymentState,
-    Memory,
-    ModelMemory,
-    ModelPlan,
-    ModelView,
-    Observation,
-    Plan,
-)
-from paldia.core.placement import Fleet
-from paldia.core.selection import Question
-from paldia.core.types import NodeState
+from paldia.core.docket import questions
+from paldia.core.emptying import consolidate
+from paldia.core.observation import Action, Candidate, Decision, Memory, Observation, Plan
+from paldia.core.questions import Found, Question
+from paldia.core.stability import is_lost
+from paldia.core.standing import held_to_share, standing
+from paldia.core.world import World
+
+SPREADS = (2, 3, 4, 6, 8, 12, 16)
+"""Numbers of nodes that work is divided over where fewer nodes have no room for it."""
+SPREADS_LIMIT = 16
+"""Models of which that is tried in one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step decided: `decisions` holds one for each model, by name."""
+    """What a step decided.
+
+    `decisions` holds one for each model that was judged, by name; a model that serves a
+    demand like the one it was last judged for is passed over, and keeps its plan. `alarm` says
+    why nodes that seem to be lost are not given up; empty if nothing is in doubt.
+    """
 
     plan: Plan
     memory: Memory
     decisions: tuple[Decision, ...]
+    alarm: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    action: Action
-    reason: str
-    candidate: Candidate | None
-    saving_since_s: float | None = None
+def step(
+    observation: Observation, memory: Memory, config: PolicyConfig, policy: Policy = PALDIA
+) -> Step:
+    """Plan for every model, each seeing what those before it chose."""
+    world = World(observation, memory, config, policy)
+    for question in questions(world):
+        _decide(world, question)
+    if policy.moves and not world.alarm:
+        consolidate(world)
+    decisions = tuple(world.decisions[name] for name in sorted(world.decisions))
+    return Step(world.plans, world.memories, decisions, world.alarm)
 
 
-def step(observation: Observation, memory: Memory, config: PolicyConfig) -> Step:
-    """Plan for every model, in order of name, each seeing what those before it chose."""
-    views = sorted(observation.models, key=lambda view: view.model.name)
-    remembered = {
-        view.model.name: remember(view, memory.get(view.model.name), observation, config)
-        for view in views
-    }
-    fleet = Fleet(observation.nodes)
-    for view in views:
-        name = view.model.name
-        if name in observation.plan:
-            fleet.put(observation.plan[name], view, remembered[name])
-    plans: dict[str, ModelPlan] = {}
-    decisions = []
-    for view in views:
-        name = view.model.name
-        plan, learned, decision = _decide(view, remembered[name], observation, fleet, config)
-        fleet.put(plan, view, learned)
-        plans[name], remembered[name] = plan, learned
-        decisions.append(decision)
-    return Step(plans, remembered, tuple(decisions))
+def _decide(world: World, question: Question) -> None:
+    found = selection.candidates(question, world.fleet, world.config)
+    now = standing(question, world.fleet, world.config)
+    if not any(each.candidate.feasible for each in [*found, *([now] if now else [])]):
+        question, found = _spread(world, question, found)
+    options = tuple(_or_here(option, now).candidate for option in found)
+    choice = _choice(world, question, options, now)
+    world.carry_out(question, choice, options, [*found, *([now] if now else [])])
 
 
-def _decide(
-    view: ModelView,
-    memory: ModelMemory,
-    observation: Observation,
-    fleet: Fleet,
-    config: PolicyConfig,
-) -> tuple[ModelPlan, ModelMemory, Decision]:
-    model = view.model
-    before = observation.plan.get(model.name) or ModelPlan(model.name, model.generation)
-    question = Question(view, memory, before.target, observation.now_s)
-    options = selection.candidates(question, fleet, config)
-    if scaling.wanted(view, memory, observation.now_s):
-        choice = _choose(question, options, before, fleet, config)
-    else:
+def _spread(
+    world: World, question: Question, found: tuple[Found, ...]
+) -> tuple[Question, tuple[Found, ...]]:
+    """Divide the work over more nodes than would be needed, where those that are have less room.
+
+    Only for so many models in one step; the others' turn comes when they are judged again.
+    """
+    able = [row.offers.tolerance[row.row].max() >= 0 for row in question.kinds.values()]
+    if not any(able) or world.spreads >= SPREADS_LIMIT or not question.policy.moves:
+        return question, found
+    world.spreads += 1
+    margin = world.config.margin
+    wider = [
+        replace(question, spread=count) for count in SPREADS if count <= world.config.nodes_limit
+    ]
+    for each in world.prospects.judged([(one, margin) for one in wider]):
+        places = selection.candidates(each, world.fleet, world.config)
+        if any(place.candidate.feasible for place in places):
+            return each, places
+    return question, found
+
+
+def _choice(
+    world: World,
+    question: Question,
+    options: tuple[Candidate, ...],
+    now: Found | None,
+) -> Choice:
+    model = question.view.model
+    before = world.plans[model.name]
+    if not scaling.wanted(question.view, question.memory, question.now_s):
         reason = f"unused for {model.keep_alive_s:g} s and no replica has to be kept"
-        choice = _Choice(Action.UNLOAD if before.target else Action.KEEP, reason, None)
-    unreachable = _slo_unreachable(question, options, choice, fleet, config)
-    plan = _change_over(view, before, choice, observation, slo_unreachable=unreachable)
-    decision = Decision(
-        decided_s=observation.now_s,
-        model=model.name,
-        generation=model.generation,
-        action=choice.action,
-        reason=choice.reason,
-        rate=memory.rate,
-        backlog=view.demand.backlog,
-        candidates=options,
-        chosen=choice.candidate,
-        slo_unreachable=unreachable,
-        inputs_digest=("" if choice.action is Action.KEEP else _digest(question, fleet, config)),
-        before=before.target,
-        after=plan.target,
-    )
-    return plan, replace(memory, saving_since_s=choice.saving_since_s), decision
+        return Choice(Action.UNLOAD if before.target else Action.KEEP, reason, None)
+    if world.alarm and any(is_lost(a.node_id, world.nodes) for a in before.target):
+        return Choice(Action.KEEP, world.alarm, None)
+    eligible = narrowed(world.policy.hardware, options, question.view, world.fleet)
+    here = now.candidate if now else None
+    eligible = selection.as_hinted(question, eligible, world.fleet)
+    choice = choose(question, eligible, here, before, fleet=world.fleet, config=world.config)
+    if choice.candidate is None or choice.candidate is here:
+        return choice
+    held = held_to_share(question, choice.candidate, world.fleet, world.config)
+    return replace(choice, candidate=held)
 
 
-def _choose(
-    question: Question,
-    options: tuple[Candidate, ...],
-    before: ModelPlan,
-    fleet: Fleet,
-    config: PolicyConfig,
-) -> _Choice:
-    """Stay, or go: at once where the SLO is at stake, patiently where only money is."""
-    best = selection.pick(options)
-    now = selection.standing(question, fleet, config)
-    if now is None:
-        if best is None:
-            return _Choice(Action.UNPLACED, "no node can take it: " + _why_not(options), None)
-        verb = "move" if before.target else "place"
-        lost = "its node can't go on; " if before.target else ""
-        return _Choice(Action(verb), f"{lost}{_praise(best)}", best)
-    if any(a.artifact_digest != question.view.model.artifact_digest for a in before.target):
-        chosen = now if now.feasible or best is None or not best.feasible else best
-        return _Choice(Action.UPDATE, f"a new artifact; {_praise(chosen)}", chosen)
-    if best is None or _places(best) == _places(now):
-        return _stay(now, before, _praise(now))
-    if _changing(before, fleet):
-        return _stay(now, before, f"{now.hardware} is still starting: {now.detail}")
-    if best.feasible and not now.feasible:
-        return _Choice(_kind(now, best), f"{now.hardware}: {now.detail}; {_praise(best)}", best)
-    if not _worth_it(now, best, question.view.model.slo.latency_s, config):
-        return _stay(now, before, f"{_better_than(now, best)}, but not by enough to move")
-    since_s = question.memory.saving_since_s
-    won_s = 0.0 if since_s is None else question.now_s - since_s
-    if won_s < config.wait_limit_s:
-        first_s = question.now_s if since_s is None else since_s
-        staying = _stay(now, before, f"{_better_than(now, best)}, but has to win for longer")
-        return replace(staying, saving_since_s=first_s)
-    return _Choice(_kind(now, best), f"better for {won_s:.1f} s: {_praise(best)}", best)
-
-
-def _stay(now: Candidate, before: ModelPlan, reason: str) -> _Choice:
-    if now.assignments != before.target:
-        return _Choice(Action.TUNE, f"the same place is better used: {now.detail}", now)
-    return _Choice(Action.KEEP, reason, now)
-
-
-def _changing(plan: ModelPlan, fleet: Fleet) -> bool:
-    """Whether the target is still starting; its backlog says nothing about its merits yet."""
-    return any(
-        state_of(fleet.nodes.get(a.node_id), plan.model, a) is not DeploymentState.READY
-        for a in plan.target
-    )
-
-
-def _worth_it(now: Candidate, best: Candidate, slo_latency_s: float, config: PolicyConfig) -> bool:
-    """Whether a move that nothing forces would pay: money saved well within the SLO, or a
-    clearly lower latency where the SLO can't be met at all."""
-    if not now.feasible:
-        return best.latency_s < now.latency_s * (1 - config.improvement)
-    cheaper = (best.added_usd_per_hour, best.price_usd_per_hour) < (
-        now.added_usd_per_hour,
-        now.price_usd_per_hour,
-    )
-    tighter = config.saving_margin / config.margin
-    safe = (
-        best.latency_s <= config.saving_margin * slo_latency_s
-        and best.utilisation <= config.utilisation_limit * tighter
-    )
-    return cheaper and best.feasible and safe
-
-
-def _kind(now: Candidate, best: Candidate) -> Action:
-    return Action.SCALE if now.hardware == best.hardware else Action.MOVE
-
-
-def _places(candidate: Candidate) -> set[tuple[str, str]]:
-    return {assignment.place for assignment in candidate.assignments}
-
-
-def _better_than(now: Candidate, best: Candidate) -> str:
-    return f"{now.hardware} goes on ({now.detail}); {best.hardware} is better ({best.detail})"
-
-
-def _praise(best: Candidate) -> str:
-    quality = "the cheapest that keeps the SLO" if best.feasible else "the fastest there is"
-    return f"{best.hardware} is {quality}: {best.detail}"
-
-
-def _why_not(options: tuple[Candidate, ...]) -> str:
-    return "; ".join(f"{option.hardware}: {option.detail}" for option in options) or "no node"
-
-
-def _slo_unreachable(
-    question: Question,
-    options: tuple[Candidate, ...],
-    choice: _Choice,
-    fleet: Fleet,
-    config: PolicyConfig,
-) -> bool:
-    """Whether no hardware keeps the SLO even once the present backlog is worked off."""
-    if choice.candidate is None or any(option.keeps_slo for option in options):
-        return False
-    calm = replace(question.view.demand, backlog=0)
-    easier = replace(question, view=replace(question.view, demand=calm))
-    return not any(o.keeps_slo for o in selection.candidates(easier, fleet, config))
-
-
-def _change_over(
-    view: ModelView,
-    before: ModelPlan,
-    choice: _Choice,
-    observation: Observation,
-    *,
-    slo_unreachable: bool,
-) -> ModelPlan:
-    """Make before break: what serves goes on until all of the new target is ready."""
-    nodes = {node.node_id: node for node in observation.nodes}
-
-    def ready(assignment: Assignment) -> bool:
-        node = nodes.get(assignment.node_id)
-        alive = node is not None and node.state is not NodeState.LOST
-        return alive and state_of(node, before.model, assignment) is DeploymentState.READY
-
-    if choice.action is Action.UNLOAD:
-        target: tuple[Assignment, ...] = ()
-    elif choice.candidate is None:
-        target = before.target
-    else:
-        target = choice.candidate.assignments
-    places = {assignment.place for assignment in target}
-    moved = places != {assignment.place for assignment in before.target}
-    complete = all(ready(assignment) for assignment in target)
-    retiring = (
-        ()
-        if complete
-        else tuple(a for a in before.assignments if a.place not in places and ready(a))
-    )
-    return ModelPlan(
-        model=before.model,
-        generation=view.model.generation,
-        target=target,
-        retiring=retiring,
-        slo_unreachable=slo_unreachable,
-        since_s=observation.now_s if moved else before.since_s,
-    )
-
-
-def _digest(question: Question, fleet: Fleet, config: PolicyConfig) -> str:
-    """Fingerprint of all that the decision depends on."""
-    name = question.view.model.name
-    loads = [(node_id, fleet.others(node_id, name)) for node_id in fleet.nodes]
-    facts = repr((question, sorted(fleet.nodes.items()), loads, config))
-    return hashlib.sha256(facts.encode()).hexdigest()
+def _or_here(option: Found, now: Found | None) -> Found:
+    """Show of the kind the model is on its place there, unless a better one was found."""
+    here = now is not None and now.candidate.hardware == option.candidate.hardware
+    return now if here and now is not None and not option.candidate.feasible else option

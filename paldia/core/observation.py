@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from paldia.core.forecast import RateEstimate
+from paldia.core.forecast import Forecaster
+from paldia.core.forecast_choice import DEFAULT
 from paldia.core.profiles import Profile
+from paldia.core.recurrence import Recurrence
 from paldia.core.types import Hardware, Model, NodeState
 
 
@@ -46,7 +49,11 @@ class NodeView:
     @property
     def usable(self) -> bool:
         """Whether new models may go there."""
-        return not self.problem and self.state in (NodeState.PARKED, NodeState.ACTIVE)
+        return not self.problem and self.state in (
+            NodeState.PARKED,
+            NodeState.ACTIVATING,
+            NodeState.ACTIVE,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +64,17 @@ class DemandView:
         arrivals: requests offered over `interval_s` seconds; nothing new if that is 0.
         backlog: requests that wait in frontends now.
         in_flight: requests that are being worked on now.
+        future_requests_per_second: the highest rate of the time that a change of hardware
+            takes, where somebody knows it beforehand: the simulator, for the oracles.
+        mean_requests_per_second: the mean of the whole trace, likewise.
     """
 
     arrivals: float = 0.0
     interval_s: float = 0.0
     backlog: int = 0
     in_flight: int = 0
+    future_requests_per_second: float | None = None
+    mean_requests_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +92,20 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A model's instances on one node: the smallest piece of a plan."""
+    """A model's instances on one node: the smallest piece of a plan.
+
+    Attributes:
+        lanes: batches that may run at once.
+        batch: requests in the largest of them.
+        sm_percent: share of the GPU's SMs that its process is held to from its start.
+    """
 
     node_id: str
     hardware: str
     artifact_digest: str
     lanes: int
     batch: int
+    sm_percent: int = 100
 
     @property
     def place(self) -> tuple[str, str]:
@@ -153,7 +172,8 @@ class Candidate:
         latency_s: predicted time of the last of the requests pending at a bad moment.
         throughput: requests per second of all nodes together.
         added_usd_per_hour: price of those nodes that nothing else keeps running.
-        utilisation: planned share of the busiest of its nodes.
+        utilisation: planned share of the busiest of its nodes, `share` the model's own part
+            of what may be planned for there, in work or in memory.
         keeps_slo: the SLO is kept, whatever else the verdict has against it.
         detail: the verdict with its numbers.
     """
@@ -167,6 +187,7 @@ class Candidate:
     price_usd_per_hour: float = 0.0
     added_usd_per_hour: float = 0.0
     utilisation: float = 0.0
+    share: float = 0.0
     keeps_slo: bool = False
 
     @property
@@ -202,7 +223,7 @@ class Decision:
     generation: int
     action: Action
     reason: str
-    rate: RateEstimate
+    rate: Forecaster
     backlog: int
     candidates: tuple[Candidate, ...]
     chosen: Candidate | None
@@ -217,17 +238,28 @@ class ModelMemory:
     """What the planner remembers of a model from step to step.
 
     Attributes:
+        expected_rate: requests per second that hardware has to be held for: how many may come
+            before other hardware could be there.
+        backlog: requests that wait and don't go away, whatever the rate says; those that wait
+            for a moment count for nothing. Since `backlog_since_s` there were some.
         saving_since_s: since when a cheaper place has won without a break; None if none does.
         last_used_s: when a request last arrived, or the model was deployed.
         avoid: (node, until when) where it failed to start.
         unready_since_s: since when not all of its target is ready; None while it is.
+        judged_rate: requests per second that it was last judged for, at `judged_s`.
     """
 
-    rate: RateEstimate = field(default_factory=RateEstimate)
+    rate: Forecaster = field(default_factory=DEFAULT)
+    recurrence: Recurrence = field(default_factory=Recurrence)
+    expected_rate: float = 0.0
+    backlog: int = 0
+    backlog_since_s: float | None = None
     saving_since_s: float | None = None
     last_used_s: float = 0.0
     avoid: tuple[tuple[str, float], ...] = ()
     unready_since_s: float | None = None
+    judged_rate: float = 0.0
+    judged_s: float = -math.inf
 
 
 Memory = Mapping[str, ModelMemory]

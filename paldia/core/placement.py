@@ -1,17 +1,21 @@
-"""Who is on which node, and what that leaves to a newcomer."""
+"""Who is on which node, and what that leaves to a newcomer.
+
+Two numbers say whether a newcomer fits: how much of the device others take, which it must
+bear, and the node's slack, which is how much more of it those who are there bear.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from paldia.core.config import PolicyConfig
-from paldia.core.forecast import pending_requests
-from paldia.core.observation import Assignment, ModelMemory, ModelPlan, ModelView, NodeView
-from paldia.core.profiles import Profile
-from paldia.core.sharing import ALONE, Neighbours, busy_share, completion_time_s, throughput
-from paldia.core.types import Slo
+import numpy as np
+import numpy.typing as npt
+
+from paldia.core.asks import TINY
+from paldia.core.observation import ModelMemory, ModelView, NodeView
+from paldia.core.sharing import Demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,141 +23,153 @@ class Load:
     """One model's share of work on one node.
 
     Attributes:
-        requests_per_second: what reaches this node; `backlog` likewise.
-        slo: the model's objective.
+        used: share of the device that its batches take on average.
+        memory_bytes: memory of all its lanes.
+        tolerance: greatest share that others may take before it loses its SLO.
     """
 
     model: str
-    profile: Profile
-    requests_per_second: float
-    dispersion: float
-    backlog: int
-    slo: Slo
-    batch: int
-    lanes: int
-
-    @property
-    def batches_running(self) -> float:
-        """Mean number of its batches that run."""
-        return busy_share(self.profile, self.batch, self.requests_per_second)
-
-    @property
-    def utilisation(self) -> float:
-        """Share of the device it uses on average."""
-        return self.batches_running * self.profile.demand_fraction
-
-    def pending(self, beside: Neighbours, config: PolicyConfig) -> int:
-        """Requests to be served at a bad moment: those ahead, and the one that asks."""
-        capacity = throughput(self.profile, self.batch, self.lanes, beside)
-        waiting = pending_requests(
-            self.requests_per_second, self.dispersion, capacity, self.slo, config.burst_z
-        )
-        return 1 + max(self.backlog, math.ceil(waiting))
-
-    def latency_s(self, beside: Neighbours, config: PolicyConfig) -> float:
-        """Predicted seconds until the last of the requests pending at a bad moment is done."""
-        pending = self.pending(beside, config)
-        return completion_time_s(self.profile, pending, self.batch, self.lanes, beside)
+    used: float
+    memory_bytes: float
+    tolerance: float
 
 
-def load_of(view: ModelView, memory: ModelMemory, profile: Profile, nodes: int) -> Load:
-    """Give one node's share of a model's work when `nodes` nodes of a kind divide it."""
-    return Load(
-        model=view.model.name,
-        profile=profile,
-        requests_per_second=memory.rate.requests_per_second / nodes,
+def demand_of(view: ModelView, memory: ModelMemory, nodes: int) -> Demand:
+    """Give one node's share of a model's demand when `nodes` nodes divide it."""
+    return Demand(
+        requests_per_second=memory.expected_rate / nodes,
         dispersion=memory.rate.dispersion,
-        backlog=math.ceil(view.demand.backlog / nodes),
+        backlog=math.ceil(memory.backlog / nodes),
         slo=view.model.slo,
-        batch=1,
-        lanes=1,
     )
 
 
 class Fleet:
     """The nodes and the loads planned on them; a step's working copy.
 
-    Sums over a node's loads are kept, for every candidate asks for them.
+    Nodes are counted by kind of hardware and then by id, and all that is asked of many at
+    once is kept in arrays in that order.
+
+    Attributes:
+        used: share of each device that is taken; `used_bytes` of its memory; `count`, loads.
+        slack: how much more of it those who are there bear. Who bears too much already sets
+            no bound: the newcomer isn't what hurts it.
+        preference: greater for the nodes to fill first: those that run, the fullest before.
     """
 
     def __init__(self, nodes: Iterable[NodeView]) -> None:
-        self.nodes = {node.node_id: node for node in sorted(nodes, key=lambda n: n.node_id)}
-        self._loads: dict[str, dict[str, Load]] = {node_id: {} for node_id in self.nodes}
-        self._sums: dict[str, Neighbours] = dict.fromkeys(self.nodes, ALONE)
-        self._places: dict[str, list[str]] = {}
-        self._kinds: dict[str, list[NodeView]] = {}
-        for node in self.nodes.values():
-            self._kinds.setdefault(node.hardware.name, []).append(node)
+        ordered = sorted(nodes, key=lambda node: (node.hardware.name, node.node_id))
+        self.views = tuple(ordered)
+        self.nodes = {node.node_id: node for node in ordered}
+        self.ids = tuple(self.nodes)
+        self.index = {node_id: index for index, node_id in enumerate(self.ids)}
+        kinds: dict[str, list[int]] = {}
+        for index, node in enumerate(ordered):
+            kinds.setdefault(node.hardware.name, []).append(index)
+        self.hardware = tuple(kinds)
+        self._kinds = {name: slice(held[0], held[-1] + 1) for name, held in kinds.items()}
+        self.kind = np.repeat(np.arange(len(kinds)), [len(held) for held in kinds.values()])
+        self.price_usd_per_hour = np.array([n.hardware.price_usd_per_hour for n in ordered])
+        self.capacity_bytes = np.array([float(max(1, n.hardware.memory_bytes)) for n in ordered])
+        self.usable = np.array([node.usable for node in ordered], dtype=np.bool_)
+        self.used = np.zeros(len(ordered))
+        self.used_bytes = np.zeros(len(ordered))
+        self.count = np.zeros(len(ordered), dtype=np.int64)
+        self.slack = np.full(len(ordered), math.inf)
+        self.preference = np.zeros(len(ordered))
+        self._held = np.zeros(len(ordered))
+        self._held_bytes = np.zeros(len(ordered))
+        self._loads: list[dict[str, Load]] = [{} for _ in ordered]
+        self._places: dict[str, list[int]] = {}
 
-    @property
-    def hardware(self) -> list[str]:
-        """The kinds of hardware, by name."""
-        return sorted(self._kinds)
+    def part(self, hardware: str) -> slice:
+        """Where the nodes of one kind are."""
+        return self._kinds[hardware]
 
-    def of_kind(self, hardware: str) -> list[NodeView]:
-        """The nodes of one kind, by id."""
-        return self._kinds.get(hardware, [])
+    def of_kind(self, hardware: str) -> npt.NDArray[np.int64]:
+        """The nodes of one kind, by index."""
+        part = self._kinds[hardware]
+        return np.arange(part.start, part.stop)
 
-    def put(self, plan: ModelPlan, view: ModelView, memory: ModelMemory) -> None:
-        """Count a plan's target in; what it planned before is forgotten."""
-        for node_id in self._places.pop(plan.model, []):
-            del self._loads[node_id][plan.model]
-            self._sum(node_id)
-        for assignment in plan.target:
-            profile = view.profiles.get(assignment.hardware)
-            if profile is not None and assignment.node_id in self._loads:
-                load = load_of(view, memory, profile, len(plan.target))
-                self._loads[assignment.node_id][plan.model] = sized(load, assignment)
-                self._places.setdefault(plan.model, []).append(assignment.node_id)
-                self._sum(assignment.node_id)
+    def at(self, index: int) -> NodeView:
+        """Give a node."""
+        return self.views[index]
 
-    def _sum(self, node_id: str) -> None:
-        loads = self._loads[node_id].values()
-        self._sums[node_id] = Neighbours(
-            demand=sum(load.utilisation for load in loads),
-            batches=sum(load.batches_running for load in loads),
-        )
+    def places(self, model: str) -> list[int]:
+        """Where a model is."""
+        return self._places.get(model, [])
 
-    def others(self, node_id: str, model: str) -> list[Load]:
-        """The loads on a node besides a model's own."""
-        return [load for name, load in self._loads[node_id].items() if name != model]
+    def add(self, index: int, load: Load) -> None:
+        """Put a load on a node that has none of this model."""
+        self._loads[index][load.model] = load
+        self._places.setdefault(load.model, []).append(index)
+        self._sum_up(index)
 
-    def is_free(self, node_id: str, model: str) -> bool:
-        """Whether nothing but `model` is on a node."""
-        return not self._loads[node_id].keys() - {model}
+    def forget(self, model: str) -> list[tuple[int, Load]]:
+        """Take a model's loads off, and give them."""
+        taken = [(index, self._loads[index].pop(model)) for index in self._places.pop(model, [])]
+        for index, _ in taken:
+            self._sum_up(index)
+        return taken
 
-    def beside(self, node_id: str, model: str) -> Neighbours:
-        """What other models do on a node, as seen by `model`."""
-        own = self._loads[node_id].get(model)
-        return self._sums[node_id] if own is None else _without(self._sums[node_id], own)
+    def put(self, model: str, loads: Iterable[tuple[int, Load]]) -> None:
+        """Put a model's loads in place of those it has."""
+        self.forget(model)
+        for index, load in loads:
+            self.add(index, load)
 
-    def memory_left_bytes(self, node_id: str, model: str) -> int:
-        """Memory on a node that other models leave."""
-        used = sum(load.profile.memory_bytes * load.lanes for load in self.others(node_id, model))
-        return self.nodes[node_id].hardware.memory_bytes - used
+    def hold(self, index: int, used: float, memory_bytes: float) -> None:
+        """Count in what is about to leave a node, and takes room until it has."""
+        self._held[index] += used
+        self._held_bytes[index] += memory_bytes
+        self._sum_up(index)
 
-    def first_hurt(self, node_id: str, newcomer: Load, config: PolicyConfig) -> str | None:
-        """Name a model on the node whose SLO the newcomer would break, if there is one."""
-        before = self.beside(node_id, newcomer.model)
-        after = Neighbours(
-            before.demand + newcomer.utilisation, before.batches + newcomer.batches_running
-        )
-        for load in self.others(node_id, newcomer.model):
-            limit_s = config.margin * load.slo.latency_s
-            if load.latency_s(_without(after, load), config) > limit_s:
-                alone_s = load.latency_s(_without(self._sums[node_id], load), config)
-                if alone_s <= limit_s:
-                    return load.model
-        return None
+    def _sum_up(self, index: int) -> None:
+        """Summed anew each time, so that rounding doesn't add up."""
+        loads = self._loads[index].values()
+        used = float(self._held[index]) + sum(load.used for load in loads)
+        self.used[index] = used
+        self.used_bytes[index] = self._held_bytes[index] + sum(load.memory_bytes for load in loads)
+        self.count[index] = len(loads)
+        self.slack[index] = _slack(loads, used)
+        filled = max(used, self.used_bytes[index] / self.capacity_bytes[index])
+        self.preference[index] = 1 + filled if loads else 0.0
+
+    def loads(self, index: int) -> list[Load]:
+        """The loads on a node."""
+        return list(self._loads[index].values())
+
+    def own(self, index: int, model: str) -> Load | None:
+        """A model's load on a node."""
+        return self._loads[index].get(model)
+
+    def is_hurt(self, index: int, model: str) -> bool:
+        """Whether a model that bears some company has too much of it on a node."""
+        own = self._loads[index][model]
+        others = self.used[index] - own.used
+        return bool(0 <= own.tolerance < others - TINY)
+
+    def used_beside(self, index: int, model: str) -> float:
+        """Share of a device that others than a model take."""
+        others = (load.used for name, load in self._loads[index].items() if name != model)
+        return float(self._held[index]) + sum(others)
+
+    def slack_beside(self, index: int, model: str) -> float:
+        """How much of a node a model may take so that the others there bear it."""
+        others = [load for name, load in self._loads[index].items() if name != model]
+        own = self._loads[index].get(model)
+        return _slack(others, self.used_beside(index, model), own.used if own else 0.0)
+
+    def first_hurt(self, index: int, model: str) -> str:
+        """Name the model on the node that bears least of a newcomer."""
+        others = [load for name, load in self._loads[index].items() if name != model]
+        return min(others, key=lambda load: (load.tolerance + load.used, load.model)).model
 
 
-def _without(all_of_them: Neighbours, load: Load) -> Neighbours:
-    return Neighbours(
-        max(0.0, all_of_them.demand - load.utilisation),
-        max(0.0, all_of_them.batches - load.batches_running),
-    )
+def _slack(loads: Iterable[Load], used: float, newcomer: float = 0.0) -> float:
+    """How much a newcomer may take of a device of which others than it take `used` together.
 
-
-def sized(load: Load, assignment: Assignment) -> Load:
-    """Give the load with an assignment's batch size and lanes."""
-    return replace(load, batch=assignment.batch, lanes=assignment.lanes)
+    `newcomer` is what it takes already: who bears not even that doesn't count.
+    """
+    spare = (load.tolerance - (used - load.used) for load in loads)
+    return min((room for room in spare if room >= newcomer - TINY), default=math.inf)

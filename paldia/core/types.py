@@ -71,26 +71,33 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A kind of machine; nodes of one kind share profiles and price."""
+    """A kind of machine; nodes of one kind share profiles and price.
+
+    Attributes:
+        memory_bytes: of the device that models run on: the GPU's if there is one.
+        cores: processor cores; 0 if unknown.
+        gpus: how many GPUs it has.
+        sm_shares: whether MPS can hold a process to a share of the GPU (Volta and later).
+        activation_s: from asking for a parked node to an agent that can load models.
+        idle_watts: power it draws idle; `rated_watts` fully busy; 0 if unknown.
+    """
 
     name: str
     price_usd_per_hour: float
     memory_bytes: int
+    cores: int = 0
+    gpus: int = 0
+    sm_shares: bool = False
+    activation_s: float = 0.0
+    idle_watts: float = 0.0
+    rated_watts: float = 0.0
 
 
 class NodeState(enum.Enum):
     """Life of a node: parked nodes hold nothing and cost nothing."""
 
     PARKED = "parked"
+    ACTIVATING = "activating"
     ACTIVE = "active"
     DRAINING = "draining"
     LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A machine that can hold models."""
-
-    node_id: str
-    hardware: Hardware
-    state: NodeState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from paldia.cli import render
 from paldia.cli.output import as_text, plain
 from paldia.client import (
+    BatchShare,
     Candidate,
+    ClusterStatus,
     Decision,
     Demand,
     Explanation,
@@ -19,6 +22,8 @@ from paldia.client import (
     LatencyPoint,
     Model,
     ModelPhase,
+    Node,
+    NodeState,
     OverloadPolicy,
     Placement,
     PlacementState,
@@ -96,12 +101,48 @@ PROFILE = Profile(
     points=(LatencyPoint(1, 0.0105, 20), LatencyPoint(2, 0.0201, 20)),
     load_s=1.4,
     memory_bytes=78_000_000,
-    demand_fraction=1.0,
     colocation_penalty=0.05,
     provenance=Provenance.MEASURED,
     measured_at=NOW,
     failure="",
+    demand=(BatchShare(1, 0.25), BatchShare(2, 0.5)),
 )
+NODE = Node(
+    node_id="n1",
+    hardware="cpu-full",
+    state=NodeState.ACTIVATING,
+    price_usd_per_hour=0.1,
+    cost_usd=0.25,
+    cores=2,
+    memory_bytes=1 << 30,
+    cpu_utilisation=0.5,
+    memory_used_bytes=1 << 29,
+    gpus=(),
+    models=("magika",),
+    problem="",
+    last_report_at=NOW,
+)
+STATUS = ClusterStatus(
+    controller_id="c",
+    version="1",
+    store="embedded",
+    started_at=NOW,
+    cost_usd=0.25,
+    cost_usd_per_hour=0.1,
+    decisions=5,
+    moves=1,
+    frontends=(),
+    nodes=(NODE,),
+    models=(MODEL,),
+    cost_usd_by_model={"small": 0.01, "magika": 0.2},
+    idle_cost_usd=0.04,
+)
+
+
+def cells(text: str, first: str) -> list[str]:
+    """Give the cells of the row that begins so; empty ones are lost."""
+    row = next(line for line in text.splitlines() if line.startswith(first))
+    return re.split(r"\s{2,}", row)
 
 
 def test_explain_shows_every_candidate_the_reason_and_the_history():
@@ -141,6 +182,63 @@ def test_models_tell_what_their_owner_should_know():
 def test_a_profile_that_failed_shows_why():
     failed = dataclasses.replace(PROFILE, points=(), failure="out of memory\nat line 3")
     assert "out of memory" in as_text(render.profiles([failed]))
+
+
+def test_a_profile_shows_what_its_batches_take_and_where_that_is_from():
+    gpu = dataclasses.replace(
+        PROFILE,
+        hardware="gpu",
+        demand=(BatchShare(1, 0.9),),
+        sm_share=(BatchShare(1, 0.3), BatchShare(8, 0.75)),
+        interference=(1.0, 1.254),
+        watts=64.6,
+        provenance=Provenance.IMPORTED,
+    )
+    text = as_text(render.profiles([PROFILE, gpu]))
+    heading = cells(text, "HARDWARE")
+    assert heading[3:6] == ["DEVICE BY BATCH", "SMS BY BATCH", "SLOWDOWN OF 1, 2, ..."]
+    assert cells(text, "cpu-full")[2:4] == ["1: 10.5, 2: 20.1", "1: 25%, 2: 50%"]
+    assert "measured" in cells(text, "cpu-full")
+    assert cells(text, "gpu")[3:6] == ["90%", "1: 30%, 8: 75%", "1.00, 1.25"]
+    assert {"65", "imported"} <= {*cells(text, "gpu")}
+
+
+def test_a_share_of_the_sms_shows_wherever_the_lanes_do():
+    held = dataclasses.replace(MODEL.placements[0], sm_percent=30)
+    model = dataclasses.replace(MODEL, placements=(held,))
+    assert "n1 1x4 on 30% of SMs" in as_text(render.models([model]))
+    candidate = dataclasses.replace(WINNER, sm_percent=40)
+    decision = dataclasses.replace(DECISION, candidates=(candidate,), chosen=0)
+    assert "1x1 on 40% of SMs" in as_text(*render.explanation(Explanation(MODEL, decision, (), ())))
+    assert "SMs" not in as_text(*render.explanation(Explanation(MODEL, DECISION, (), ())))
+
+
+def test_the_bill_is_shown_by_model_the_dearest_first():
+    text = as_text(*render.status(STATUS))
+    assert "0.25000 USD so far" in text
+    assert "magika 0.20000, small 0.01000, idle 0.04000" in text
+    assert "energy" not in text
+    many = {f"m{number}": float(number) for number in range(1, 9)}
+    crowded = dataclasses.replace(STATUS, cost_usd_by_model=many)
+    line = "m8 8.00000, m7 7.00000, m6 6.00000, m5 5.00000, m4 4.00000, 3 more models 6.00000, idle"
+    assert line in as_text(*render.status(crowded))
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "estimated_j", "shown"), [(7200.0, 0.0, "2.000"), (7200.0, 1.0, "~2.000")]
+)
+def test_energy_says_whether_it_is_estimated(energy_j: float, estimated_j: float, shown: str):
+    drawn = {"energy_j": energy_j, "estimated_energy_j": estimated_j}
+    node = dataclasses.replace(NODE, **drawn)
+    text = as_text(*render.status(dataclasses.replace(STATUS, nodes=(node,), **drawn)))
+    assert f"energy     {shown} Wh so far" in text
+    assert shown in cells(text, "n1")
+
+
+def test_nodes_tell_their_state_and_no_energy_that_is_unknown():
+    text = as_text(render.nodes([NODE]))
+    assert "activating" in cells(text, "n1")
+    assert "WH" not in text
 
 
 def test_text_for_a_pipe_is_never_wrapped():

@@ -141,7 +141,7 @@ class ScriptedNode:
             profile.points.extend(points)
             profile.load.CopyFrom(duration(0.5))
             profile.memory_bytes = 1 << 20
-            profile.demand_fraction = 1.0
+            profile.demand.add(batch_size=1, share=1.0)
         return profile
 
 

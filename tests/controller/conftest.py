@@ -115,7 +115,12 @@ class Agent:
 
     async def _requests(self) -> AsyncIterator[agent_pb2.ConnectAgentRequest]:
         hardware = types_pb2.Hardware(
-            name=self.hardware, price_usd_per_hour=self.price, memory_bytes=1 << 33, cores=1
+            name=self.hardware,
+            price_usd_per_hour=self.price,
+            memory_bytes=1 << 33,
+            cores=1,
+            idle_watts=10.0,
+            rated_watts=50.0,
         )
         node = agent_pb2.NodeInfo(node_id=self.node_id, hardware=hardware)
         yield agent_pb2.ConnectAgentRequest(node=node, report=self._report())
@@ -151,7 +156,7 @@ class Agent:
         if not self.failure:
             profile.load.CopyFrom(convert.duration(1))
             profile.memory_bytes = 1 << 26
-            profile.demand_fraction = 1.0
+            profile.demand.add(batch_size=1, share=1.0)
             profile.provenance = types_pb2.PROVENANCE_MEASURED
             for size in (1, 2):
                 latency = convert.duration(self.latency_s * size)

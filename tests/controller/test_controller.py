@@ -72,6 +72,30 @@ async def test_rising_demand_moves_the_model_and_the_bill_follows(
     assert status.cost_usd > 0
 
 
+async def test_the_bill_is_split_between_the_model_and_idleness(
+    cluster: Any, slow: Any, frontend: Any, until: Any
+) -> None:
+    cluster.join(slow, frontend)
+    await cluster.deploy()
+    await cluster.ready()
+    frontend.rate["m"] = 20.0
+
+    async def used() -> Any:
+        status = await cluster.call("GetStatus", control_pb2.GetStatusRequest())
+        return status if status.cost_usd_by_model["m"] > 0 else None
+
+    status = await until(used, "the model is charged")
+    assert status.idle_cost_usd > 0
+    split = sum(status.cost_usd_by_model.values()) + status.idle_cost_usd
+    assert split == pytest.approx(status.cost_usd, rel=1e-9)
+    (node,) = status.nodes
+    assert node.cost_usd == status.cost_usd
+    assert node.energy_joules == node.estimated_energy_joules == status.energy_joules
+    # Between idle and rated power, for as long as its price was charged.
+    paid_s = status.cost_usd / 0.04 * 3600
+    assert 10.0 * paid_s < status.energy_joules < 50.0 * paid_s
+
+
 async def test_the_old_route_stays_until_the_new_place_is_ready(
     cluster: Any, slow: Any, fast: Any, frontend: Any, until: Any
 ) -> None:

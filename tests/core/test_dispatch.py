@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, Slot, finish_s
-from paldia.core.dispatch_queue import LazyHeap, Request
+from paldia.core.dispatch_finish import finish_s
+from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
+from paldia.core.dispatch_queue import LazyHeap
+from paldia.core.dispatch_requests import Request
 from paldia.core.dispatch_types import (
     Decision,
     Dispatch,
@@ -40,7 +42,9 @@ def lane(
     slowdown: float = 1.0,
     node: str | None = None,
 ) -> Lane:
-    return Lane(name, node or f"node-{name}", count, batch, points, slowdown)
+    return Lane(
+        name, node or f"node-{name}", count, batch, points, linear_slowdowns(count, slowdown)
+    )
 
 
 def kernel_with(*lanes: Lane, limits: Limits | None = None, **plan: object) -> DispatchKernel:
@@ -256,6 +260,16 @@ def test_long_queue_does_not_hide_that_sharing_loses(queued: int):
     for request_id in range(1, queued + 1):
         ask(kernel, request_id, 0.5)
     assert kernel.poll(0.5) == []
+
+
+def test_batch_that_is_soon_done_does_not_hide_what_it_costs_the_rest():
+    kernel = kernel_with(lane(count=2, batch=8, points=((1, 0.1), (8, 8.0)), slowdown=3.0))
+    ask(kernel, 1, rows=8)
+    kernel.poll(0.0)
+    ask(kernel, 2, like_key=None)
+    ask(kernel, 3, rows=8)
+    # The small one would be done long before the lane is free, and slow down all the others.
+    assert kernel.poll(0.0) == []
 
 
 @pytest.mark.parametrize(("queued", "uses_slow"), [(1, False), (8, False), (10, True)])
@@ -663,7 +677,7 @@ def test_cancelled_requests_leave_no_memory_behind():
         kernel.cancel(request_id, 0.0)
     (queue,) = kernel._models["m"]._queues.values()
     (group,) = queue._groups.values()
-    assert max(len(heap._heap) for heap in (kernel._timers, queue._heap, group.heap)) < 200
+    assert max(len(heap._heap) for heap in (kernel._timers._heap, queue._heap, group.heap)) < 200
 
 
 def calls_per_request(queued: int) -> int:
@@ -712,6 +726,12 @@ LANES = st.lists(
 )
 
 
+def due_s(request: Request) -> float:
+    """When an answer is wanted."""
+    wanted_s = request.arrival_s + SLO.latency_s
+    return wanted_s if request.deadline_s is None else min(wanted_s, request.deadline_s)
+
+
 class History(RuleBasedStateMachine):
     """Random histories against a plain account of who is where."""
 
@@ -730,17 +750,24 @@ class History(RuleBasedStateMachine):
         self.ended: dict[int, str] = {}
         self.lanes: dict[str, Lane] = {}
         self.came_cold: set[int] = set()
-        self.replan([lane()], shed=False)
+        self.late_yields = False
+        self.longest_s = 0.0
+        self.may_be_late: set[int] = set()
+        self.replan([lane()], shed=False, late_yields=False)
 
     def end(self, request_id: int, how: str) -> None:
         assert request_id not in self.ended, "ended twice"
         self.ended[request_id] = how
 
-    @rule(lanes=LANES, shed=st.booleans())
-    def replan(self, lanes: list[Lane], shed: bool) -> None:
+    @rule(lanes=LANES, shed=st.booleans(), late_yields=st.booleans())
+    def replan(self, lanes: list[Lane], shed: bool, late_yields: bool) -> None:
         self.lanes = {one.lane_id: one for one in lanes}
         policy = OverloadPolicy.SHED if shed else OverloadPolicy.QUEUE
-        self.kernel.plan("m", ModelPlan(tuple(lanes), SLO, policy), self.now_s)
+        plan = ModelPlan(tuple(lanes), SLO, policy, late_yields=late_yields)
+        self.kernel.plan("m", plan, self.now_s)
+        self.late_yields = late_yields
+        longest_s = [one.latency_s(4) * one.slowdown_of(one.count) for one in lanes]
+        self.longest_s = max(longest_s, default=0.0)
 
     @rule(
         rows=st.integers(1, 4),
@@ -780,6 +807,12 @@ class History(RuleBasedStateMachine):
     @rule(step_s=st.sampled_from([0.0, 0.05, 0.5, 4.0]))
     def poll(self, step_s: float) -> None:
         self.now_s += step_s
+        if self.late_yields:
+            self.may_be_late.update(
+                request.request_id
+                for request in {**self.queued, **self.arrived}.values()
+                if due_s(request) < self.now_s + self.longest_s
+            )
         for decision in self.kernel.poll(self.now_s):
             if isinstance(decision, Dispatch):
                 self.on_dispatch(decision)
@@ -833,17 +866,16 @@ class History(RuleBasedStateMachine):
         self.running[batch.batch_id] = batch
 
     def check_order(self, waiting: dict[int, Request], members: list[Request]) -> None:
-        """No request overtakes one that asks the same of nodes and batches."""
+        """No request overtakes one that asks the same of nodes and batches and isn't late."""
 
         def place(request: Request) -> tuple[int, float, int]:
-            due_s = request.arrival_s + SLO.latency_s
-            if request.deadline_s is not None:
-                due_s = min(due_s, request.deadline_s)
-            return request.rank, due_s, request.request_id
+            return request.rank, due_s(request), request.request_id
 
         assert members == sorted(members, key=place)
         for other in waiting.values():
             if other in members or self.tries.get(other.request_id):
+                continue
+            if {members[0].request_id, other.request_id} & self.may_be_late:
                 continue
             first_is_free = other.node_id == members[0].node_id
             if first_is_free and not self.tries.get(members[0].request_id):
@@ -934,13 +966,15 @@ class History(RuleBasedStateMachine):
             + counters.in_flight
         )
         if not self.arrived:
-            assert self.kernel._queued <= LIMITS.requests_per_model + LIMITS.max_attempts * 9
+            assert (
+                self.kernel._admission.queued <= LIMITS.requests_per_model + LIMITS.max_attempts * 9
+            )
             # What has failed and not been told yet is pending here, and no longer there.
             assert counters.backlog <= sum(request.rows for request in pending.values())
 
     def teardown(self) -> None:
         """Whatever happened, everyone gets an answer in the end."""
-        self.replan([lane(count=1)], shed=False)
+        self.replan([lane(count=1)], shed=False, late_yields=True)
         for _ in range(200):
             self.poll(0.5)
             for batch in list(self.running.values()):
@@ -953,7 +987,8 @@ class History(RuleBasedStateMachine):
         assert self.kernel.next_wakeup_s() == math.inf
         assert not self.kernel._stays
         assert not self.kernel._batches
-        assert (self.kernel._queued, self.kernel._queued_bytes) == (0, 0)
+        admission = self.kernel._admission
+        assert (admission.queued, admission.queued_bytes) == (0, 0)
 
 
 History.TestCase.settings = settings(

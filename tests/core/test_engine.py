@@ -48,6 +48,7 @@ class World:
     plan: Plan = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
     running: dict[str, dict[tuple[str, str], DeploymentState]] = field(default_factory=dict)
+    latest: dict[str, Decision] = field(default_factory=dict)
 
     def step(self, backlog: int = 0, in_flight: int = 0, **rates: float) -> dict[str, Decision]:
         self.now_s += 1
@@ -69,7 +70,13 @@ class World:
         self.plan, self.memory = result.plan, result.memory
         if self.obedient:
             self.obey()
-        return {decision.model: decision for decision in result.decisions}
+        # A model that was passed over goes on as last decided.
+        going_on = {
+            name: replace(decision, action=Action.KEEP, before=decision.after)
+            for name, decision in self.latest.items()
+        }
+        self.latest = going_on | {decision.model: decision for decision in result.decisions}
+        return self.latest
 
     def steps(self, count: int, **rates: float) -> dict[str, Decision]:
         for _ in range(count):
@@ -219,7 +226,7 @@ def test_a_backlog_alone_does_not_make_the_slo_unreachable(world: World) -> None
 
 def test_several_cheap_nodes_serve_what_one_cannot() -> None:
     world = World({"s0": SLOW, "s1": SLOW, "s2": SLOW}, {"m": model()})
-    world.steps(10, m=40)
+    world.steps(10, m=25)
     assert len(world.places("m")) == 2
 
 
@@ -253,10 +260,10 @@ def test_models_share_a_node_while_it_lasts(world: World) -> None:
 
 
 def test_a_newcomer_does_not_break_its_neighbour(world: World) -> None:
-    world.steps(5, m=20)
+    world.steps(5, m=15)
     assert world.places("m") == ["s0"]
     world.models["n"] = model("n", slo_ms=1000)
-    decision = world.steps(3, m=20, n=12)["n"]
+    decision = world.steps(3, m=15, n=15)["n"]
     assert world.places("n") == ["f0"]
     assert {c.hardware: c.verdict for c in decision.candidates}["slow"] in (
         Verdict.NEIGHBOUR,
@@ -372,3 +379,17 @@ def test_any_load_keeps_the_plan_sound(
             assert all(a.lanes >= 1 and a.batch >= 1 for a in after)
             if decision.model == "b":
                 assert after, "what has to be held is held wherever it can run"
+
+
+def test_work_is_divided_where_no_node_alone_has_the_room_left() -> None:
+    world = World({"s0": SLOW, "s1": SLOW}, {"a": model("a"), "b": model("b")})
+    world.steps(5, a=10, b=0)
+    world.profiles = {"slow": Profile(((1, 0.020), (2, 0.040)), 3.0, 100 << 20)}
+    world.models["b"] = model("b", min_replicas=1)
+    world.nodes = {"s0": SLOW, "s1": SLOW}
+    world.steps(5, a=10, b=10)
+    world.models["c"] = model("c")
+    decision = world.steps(3, a=10, b=10, c=14)["c"]
+    assert decision.chosen is not None
+    assert decision.chosen.feasible
+    assert len(world.places("c")) == 2

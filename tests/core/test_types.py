@@ -57,4 +57,4 @@ def test_a_profile_needs_rising_sizes_and_real_latencies(points: Any) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.5])
 def test_a_profile_needs_a_share_of_the_device(fraction: float) -> None:
     with pytest.raises(InvalidArgumentError):
-        Profile(((1, 1.0),), 0.0, 1, demand_fraction=fraction)
+        Profile(((1, 1.0),), 0.0, 1, demand=((1, fraction),))

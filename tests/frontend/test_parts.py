@@ -252,7 +252,8 @@ def test_route_with_odd_lanes_is_made_sense_of():
         routing_pb2.Lane(endpoint="b:1", node_id="b"),
     ]
     made = route_from_proto(route(config(), lanes=lanes))
-    assert [(it.lane_id, it.count, it.batch_limit, it.slowdown) for it in made.plan.lanes] == [
+    lanes = made.plan.lanes
+    assert [(it.lane_id, it.count, it.batch_limit, it.slowdown_of(it.count)) for it in lanes] == [
         ("a:1", 2, 4, 1.5),
         ("b:1", 1, 1, 1.0),
     ]

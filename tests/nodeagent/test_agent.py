@@ -277,7 +277,9 @@ def test_profiles(controller: Any, node: Any, make_model: Any, wait_until: Any) 
     )
     assert convert.seconds(profile.load) > 0
     assert profile.memory_bytes > 10 << 20
-    assert 0 < profile.demand_fraction <= 1
+    (demand,) = profile.demand
+    assert demand.batch_size == 1
+    assert 0 < demand.share <= 1
     assert profile.provenance == pb.PROVENANCE_MEASURED
     assert (profile.node_id, profile.hardware) == ("shared", "test-kind")
     assert profile.artifact_digest == digest

@@ -217,7 +217,7 @@ def test_a_slowed_node_measures_slower_and_is_held_to_its_cores(
         assert server.cpu_affinity() == stub.cpu_affinity() == [core]
         profile = controller.wait_profile("busy").profile
         assert controller.node.hardware.cores == 1
-        assert profile.demand_fraction > 0.3, "it keeps its only core busy"
+        assert profile.demand[0].share > 0.3, "it keeps its only core busy"
         latencies_s[slowdown] = convert.seconds(profile.points[0].latency)
         assert agent.stop() == 0
     assert latencies_s["2"] / latencies_s["1"] > 1.2

@@ -34,7 +34,6 @@ def _profile(hardware: str, *points: tuple[int, float]) -> Profile:
         points=tuple(LatencyPoint(batch, latency_s, 9) for batch, latency_s in points),
         load_s=1.5,
         memory_bytes=1 << 26,
-        demand_fraction=1.0,
         colocation_penalty=0.1,
         provenance=Provenance.MEASURED,
         measured_at=None,

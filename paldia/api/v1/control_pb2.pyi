@@ -576,6 +576,26 @@ class GetStatusResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CostUsdByModelEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CONTROLLER_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
@@ -587,6 +607,10 @@ class GetStatusResponse(_message.Message):
     DECISIONS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    COST_USD_BY_MODEL_FIELD_NUMBER: _builtins.int
+    IDLE_COST_USD_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     controller_id: _builtins.str
     version: _builtins.str
     store: _builtins.str
@@ -596,6 +620,10 @@ class GetStatusResponse(_message.Message):
     decisions: _builtins.int
     """Decisions that changed a plan, and those of them that moved a model."""
     moves: _builtins.int
+    idle_cost_usd: _builtins.float
+    energy_joules: _builtins.float
+    """Of all nodes as far as their power is known, and the part of it that was estimated."""
+    estimated_energy_joules: _builtins.float
     @_builtins.property
     def frontends(self) -> _containers.RepeatedCompositeFieldContainer[Global___Frontend]: ...
     @_builtins.property
@@ -604,6 +632,12 @@ class GetStatusResponse(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Model]: ...
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def cost_usd_by_model(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """`cost_usd` by model, by the share of each node that it is predicted to keep busy, and
+        the rest of it, for which nothing used the nodes.
+        """
+
     def __init__(
         self,
         *,
@@ -618,10 +652,14 @@ class GetStatusResponse(_message.Message):
         decisions: _builtins.int = ...,
         moves: _builtins.int = ...,
         started_at: _timestamp_pb2.Timestamp | None = ...,
+        cost_usd_by_model: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        idle_cost_usd: _builtins.float = ...,
+        energy_joules: _builtins.float = ...,
+        estimated_energy_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "cost_usd", b"cost_usd", "cost_usd_per_hour", b"cost_usd_per_hour", "decisions", b"decisions", "frontends", b"frontends", "models", b"models", "moves", b"moves", "nodes", b"nodes", "started_at", b"started_at", "store", b"store", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "cost_usd", b"cost_usd", "cost_usd_by_model", b"cost_usd_by_model", "cost_usd_per_hour", b"cost_usd_per_hour", "decisions", b"decisions", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "frontends", b"frontends", "idle_cost_usd", b"idle_cost_usd", "models", b"models", "moves", b"moves", "nodes", b"nodes", "started_at", b"started_at", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

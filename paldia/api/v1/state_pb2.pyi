@@ -172,13 +172,19 @@ class StoredMemory(_message.Message):
     AVOID_FIELD_NUMBER: _builtins.int
     LAST_REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     LAST_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    FORECASTER_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
+    RECURRENCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     requests_per_second: _builtins.float
     dispersion: _builtins.float
     seen_seconds: _builtins.float
+    """No longer written, like the other parts of a forecast that are fields of their own."""
     last_requests_per_second: _builtins.float
     """The newest sample of the rate, and the seconds that it was taken over."""
     last_interval_seconds: _builtins.float
+    forecaster: _builtins.str
+    """Name of the forecaster, and all that it knows."""
     @_builtins.property
     def saving_since(self) -> _timestamp_pb2.Timestamp:
         """Absent unless a cheaper place is winning."""
@@ -188,6 +194,12 @@ class StoredMemory(_message.Message):
     @_builtins.property
     def avoid(self) -> _containers.MessageMap[_builtins.str, _timestamp_pb2.Timestamp]:
         """Nodes where it failed to start, and until when they are left alone."""
+
+    @_builtins.property
+    def forecast(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def recurrence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What recurs each hour."""
 
     def __init__(
         self,
@@ -201,10 +213,13 @@ class StoredMemory(_message.Message):
         avoid: _abc.Mapping[_builtins.str, _timestamp_pb2.Timestamp] | None = ...,
         last_requests_per_second: _builtins.float = ...,
         last_interval_seconds: _builtins.float = ...,
+        forecaster: _builtins.str = ...,
+        forecast: _abc.Iterable[_builtins.float] | None = ...,
+        recurrence: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "saving_since", b"saving_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid", b"avoid", "dispersion", b"dispersion", "last_interval_seconds", b"last_interval_seconds", "last_requests_per_second", b"last_requests_per_second", "last_used", b"last_used", "model", b"model", "requests_per_second", b"requests_per_second", "saving_since", b"saving_since", "seen_seconds", b"seen_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid", b"avoid", "dispersion", b"dispersion", "forecast", b"forecast", "forecaster", b"forecaster", "last_interval_seconds", b"last_interval_seconds", "last_requests_per_second", b"last_requests_per_second", "last_used", b"last_used", "model", b"model", "recurrence", b"recurrence", "requests_per_second", b"requests_per_second", "saving_since", b"saving_since", "seen_seconds", b"seen_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,7 +227,7 @@ Global___StoredMemory: _TypeAlias = StoredMemory  # noqa: Y015
 
 @_typing.final
 class StoredLedger(_message.Message):
-    """What each node has cost."""
+    """What each node has cost, and for whom."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -256,9 +271,55 @@ class StoredLedger(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ModelUsdEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class EnergyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___StoredEnergy: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___StoredEnergy | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ACCOUNTED_UNTIL_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    MODEL_USD_FIELD_NUMBER: _builtins.int
+    IDLE_USD_FIELD_NUMBER: _builtins.int
+    ENERGY_FIELD_NUMBER: _builtins.int
+    idle_usd: _builtins.float
+    """The rest of them: what nodes cost while nothing used them."""
     @_builtins.property
     def accounted_until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -269,17 +330,53 @@ class StoredLedger(_message.Message):
     def running(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Dollars per hour of the nodes that run since then."""
 
+    @_builtins.property
+    def model_usd(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The same dollars by model, by the share of each node that it kept busy."""
+
+    @_builtins.property
+    def energy(self) -> _containers.MessageMap[_builtins.str, Global___StoredEnergy]:
+        """By node, as far as its power is known."""
+
     def __init__(
         self,
         *,
         accounted_until: _timestamp_pb2.Timestamp | None = ...,
         cost_usd: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         running: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        model_usd: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        idle_usd: _builtins.float = ...,
+        energy: _abc.Mapping[_builtins.str, Global___StoredEnergy] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accounted_until", b"accounted_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounted_until", b"accounted_until", "cost_usd", b"cost_usd", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounted_until", b"accounted_until", "cost_usd", b"cost_usd", "energy", b"energy", "idle_usd", b"idle_usd", "model_usd", b"model_usd", "running", b"running"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredLedger: _TypeAlias = StoredLedger  # noqa: Y015
+
+@_typing.final
+class StoredEnergy(_message.Message):
+    """What a node has drawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASURED_JOULES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_JOULES_FIELD_NUMBER: _builtins.int
+    measured_joules: _builtins.float
+    estimated_joules: _builtins.float
+    """From its utilisation, over the time in which nothing measured its power."""
+    def __init__(
+        self,
+        *,
+        measured_joules: _builtins.float = ...,
+        estimated_joules: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_joules", b"estimated_joules", "measured_joules", b"measured_joules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredEnergy: _TypeAlias = StoredEnergy  # noqa: Y015

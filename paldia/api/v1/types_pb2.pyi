@@ -117,6 +117,8 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     NODE_STATE_DRAINING: _NodeState.ValueType  # 3
     """Takes no new models; what it has moves away."""
     NODE_STATE_LOST: _NodeState.ValueType  # 4
+    NODE_STATE_ACTIVATING: _NodeState.ValueType  # 5
+    """Asked for and paid for; its agent can't load models yet."""
 
 class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
     """Life of a node as the controller sees it."""
@@ -128,6 +130,8 @@ NODE_STATE_ACTIVE: NodeState.ValueType  # 2
 NODE_STATE_DRAINING: NodeState.ValueType  # 3
 """Takes no new models; what it has moves away."""
 NODE_STATE_LOST: NodeState.ValueType  # 4
+NODE_STATE_ACTIVATING: NodeState.ValueType  # 5
+"""Asked for and paid for; its agent can't load models yet."""
 Global___NodeState: _TypeAlias = NodeState  # noqa: Y015
 
 class _Provenance:
@@ -375,6 +379,7 @@ class Placement(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ARTIFACT_DIGEST_FIELD_NUMBER: _builtins.int
+    SM_PERCENT_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hardware: _builtins.str
     lanes: _builtins.int
@@ -386,6 +391,8 @@ class Placement(_message.Message):
     """Address of the Triton process that holds it, once it runs."""
     reason: _builtins.str
     artifact_digest: _builtins.str
+    sm_percent: _builtins.int
+    """Share of a GPU's streaming multiprocessors; 0 for no limit."""
     def __init__(
         self,
         *,
@@ -397,10 +404,11 @@ class Placement(_message.Message):
         endpoint: _builtins.str = ...,
         reason: _builtins.str = ...,
         artifact_digest: _builtins.str = ...,
+        sm_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batch_size", b"batch_size", "endpoint", b"endpoint", "hardware", b"hardware", "lanes", b"lanes", "node_id", b"node_id", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batch_size", b"batch_size", "endpoint", b"endpoint", "hardware", b"hardware", "lanes", b"lanes", "node_id", b"node_id", "reason", b"reason", "sm_percent", b"sm_percent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,13 +425,26 @@ class Hardware(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CORES_FIELD_NUMBER: _builtins.int
     GPUS_FIELD_NUMBER: _builtins.int
+    SM_SHARES_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    IDLE_WATTS_FIELD_NUMBER: _builtins.int
+    RATED_WATTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The kind, such as `g4dn.xlarge`; nodes of one kind share profiles."""
     price_usd_per_hour: _builtins.float
     memory_bytes: _builtins.int
     cores: _builtins.int
+    sm_shares: _builtins.bool
+    """Whether a process can be held to a share of the streaming multiprocessors."""
+    idle_watts: _builtins.float
+    """Power it draws idle, and kept fully busy; 0 if unknown."""
+    rated_watts: _builtins.float
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
+    @_builtins.property
+    def activation(self) -> _duration_pb2.Duration:
+        """From asking for a parked node to an agent that can load models."""
+
     def __init__(
         self,
         *,
@@ -432,10 +453,14 @@ class Hardware(_message.Message):
         memory_bytes: _builtins.int = ...,
         cores: _builtins.int = ...,
         gpus: _abc.Iterable[Global___Gpu] | None = ...,
+        sm_shares: _builtins.bool = ...,
+        activation: _duration_pb2.Duration | None = ...,
+        idle_watts: _builtins.float = ...,
+        rated_watts: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "gpus", b"gpus", "memory_bytes", b"memory_bytes", "name", b"name", "price_usd_per_hour", b"price_usd_per_hour"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "cores", b"cores", "gpus", b"gpus", "idle_watts", b"idle_watts", "memory_bytes", b"memory_bytes", "name", b"name", "price_usd_per_hour", b"price_usd_per_hour", "rated_watts", b"rated_watts", "sm_shares", b"sm_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,12 +577,19 @@ class Node(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     COST_USD_FIELD_NUMBER: _builtins.int
     LAST_REPORT_AT_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     problem: _builtins.str
     """Why the node can't serve, if it can't."""
     cost_usd: _builtins.float
     """Dollars since the node was first active."""
+    energy_joules: _builtins.float
+    """Energy since the node was first active, as far as its power is known, and the part of
+    it that was estimated from its utilisation.
+    """
+    estimated_energy_joules: _builtins.float
     @_builtins.property
     def hardware(self) -> Global___Hardware: ...
     @_builtins.property
@@ -577,10 +609,12 @@ class Node(_message.Message):
         problem: _builtins.str = ...,
         cost_usd: _builtins.float = ...,
         last_report_at: _timestamp_pb2.Timestamp | None = ...,
+        energy_joules: _builtins.float = ...,
+        estimated_energy_joules: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "last_report_at", b"last_report_at", "utilisation", b"utilisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "hardware", b"hardware", "id", b"id", "last_report_at", b"last_report_at", "models", b"models", "problem", b"problem", "state", b"state", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "hardware", b"hardware", "id", b"id", "last_report_at", b"last_report_at", "models", b"models", "problem", b"problem", "state", b"state", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,6 +649,30 @@ class LatencyPoint(_message.Message):
 Global___LatencyPoint: _TypeAlias = LatencyPoint  # noqa: Y015
 
 @_typing.final
+class BatchShare(_message.Message):
+    """A share, above 0 and up to 1, that holds for batches of one size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    share: _builtins.float
+    def __init__(
+        self,
+        *,
+        batch_size: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchShare: _TypeAlias = BatchShare  # noqa: Y015
+
+@_typing.final
 class Profile(_message.Message):
     """What is known of an artifact on a kind of hardware."""
 
@@ -631,17 +689,23 @@ class Profile(_message.Message):
     MEASURED_AT_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    SM_SHARE_FIELD_NUMBER: _builtins.int
+    INTERFERENCE_FIELD_NUMBER: _builtins.int
+    WATTS_FIELD_NUMBER: _builtins.int
     artifact_digest: _builtins.str
     hardware: _builtins.str
     memory_bytes: _builtins.int
     demand_fraction: _builtins.float
-    """Share of the device's scarcest resource that one batch takes, 0 to 1."""
+    """What `demand` was before it went by batch size; read only where that is empty."""
     colocation_penalty: _builtins.float
     """Extra cost of each further batch that runs beside it."""
     provenance: Global___Provenance.ValueType
     node_id: _builtins.str
     failure: _builtins.str
     """Why it couldn't be measured; the points are empty then."""
+    watts: _builtins.float
+    """Power that the device draws while it is kept busy; 0 if unknown."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
         """By ascending batch size."""
@@ -652,6 +716,20 @@ class Profile(_message.Message):
 
     @_builtins.property
     def measured_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def demand(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchShare]:
+        """Share of the device's scarcest resource that one batch takes, by ascending batch size."""
+
+    @_builtins.property
+    def sm_share(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchShare]:
+        """Least share of the streaming multiprocessors that keeps a batch at full speed, likewise;
+        empty where a process can't be held to a share.
+        """
+
+    @_builtins.property
+    def interference(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Slowdown of each of 1, 2, ... of its batches that run together; empty if not measured."""
+
     def __init__(
         self,
         *,
@@ -666,10 +744,14 @@ class Profile(_message.Message):
         measured_at: _timestamp_pb2.Timestamp | None = ...,
         node_id: _builtins.str = ...,
         failure: _builtins.str = ...,
+        demand: _abc.Iterable[Global___BatchShare] | None = ...,
+        sm_share: _abc.Iterable[Global___BatchShare] | None = ...,
+        interference: _abc.Iterable[_builtins.float] | None = ...,
+        watts: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "measured_at", b"measured_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "colocation_penalty", b"colocation_penalty", "demand_fraction", b"demand_fraction", "failure", b"failure", "hardware", b"hardware", "load", b"load", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "points", b"points", "provenance", b"provenance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "colocation_penalty", b"colocation_penalty", "demand", b"demand", "demand_fraction", b"demand_fraction", "failure", b"failure", "hardware", b"hardware", "interference", b"interference", "load", b"load", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "points", b"points", "provenance", b"provenance", "sm_share", b"sm_share", "watts", b"watts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,6 +774,7 @@ class Candidate(_message.Message):
     UTILISATION_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    SM_PERCENT_FIELD_NUMBER: _builtins.int
     hardware: _builtins.str
     batch_size: _builtins.int
     lanes: _builtins.int
@@ -706,6 +789,8 @@ class Candidate(_message.Message):
     """`feasible`, or the constraint that binds."""
     detail: _builtins.str
     """The verdict with its numbers."""
+    sm_percent: _builtins.int
+    """Share of a GPU's streaming multiprocessors; 0 for no limit."""
     @_builtins.property
     def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -724,10 +809,11 @@ class Candidate(_message.Message):
         utilisation: _builtins.float = ...,
         verdict: _builtins.str = ...,
         detail: _builtins.str = ...,
+        sm_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["predicted_latency", b"predicted_latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_usd_per_hour", b"added_usd_per_hour", "batch_size", b"batch_size", "detail", b"detail", "hardware", b"hardware", "lanes", b"lanes", "node_ids", b"node_ids", "predicted_latency", b"predicted_latency", "price_usd_per_hour", b"price_usd_per_hour", "throughput", b"throughput", "utilisation", b"utilisation", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_usd_per_hour", b"added_usd_per_hour", "batch_size", b"batch_size", "detail", b"detail", "hardware", b"hardware", "lanes", b"lanes", "node_ids", b"node_ids", "predicted_latency", b"predicted_latency", "price_usd_per_hour", b"price_usd_per_hour", "sm_percent", b"sm_percent", "throughput", b"throughput", "utilisation", b"utilisation", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

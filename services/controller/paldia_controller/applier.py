@@ -13,7 +13,7 @@ from paldia_controller.encoding import plan_to_proto
 from paldia_controller.state import DECISIONS_KEPT, State, decision_key
 
 # Room for the planner's own record, which is written in the same commit.
-PLANNER_BYTES = 512 << 10
+PLANNER_BYTES = 768 << 10
 
 
 @dataclass

@@ -213,11 +213,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.GetStatusRequest, context: Context
     ) -> control_pb2.GetStatusResponse:
         """Sum up the cluster."""
-        running = self._views.running()
-        ledger = self._planner.ledger.settle(self._clock.wall_s(), running)
-        nodes = self._views.nodes()
-        for node in nodes:
-            node.cost_usd = ledger.cost_usd.get(node.id, 0.0)
+        ledger = self._views.settled(self._planner.ledger, self._clock.wall_s())
+        energy = ledger.total_energy
         return control_pb2.GetStatusResponse(
             controller_id=self._id,
             version=__version__,
@@ -230,13 +227,17 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 )
                 for _, session in sorted(self._observer.frontends.items())
             ],
-            nodes=nodes,
+            nodes=self._views.nodes(ledger),
             models=self._views.models().values(),
             cost_usd=ledger.total_usd,
             cost_usd_per_hour=ledger.usd_per_hour,
             decisions=self._planner.decisions,
             moves=self._planner.moves,
             started_at=convert.timestamp(self._started_s),
+            cost_usd_by_model=ledger.model_usd,
+            idle_cost_usd=ledger.idle_usd,
+            energy_joules=energy.total_j,
+            estimated_energy_joules=energy.estimated_j,
         )
 
     def _model(self, name: str) -> types_pb2.Model:

@@ -6,9 +6,12 @@ from collections.abc import Iterable
 
 from paldia.api import convert
 from paldia.api.v1 import state_pb2
-from paldia.core.forecast import RateEstimate
-from paldia.core.ledger import Ledger
+from paldia.core.errors import InvalidArgumentError, NotFoundError
+from paldia.core.forecast import Forecaster
+from paldia.core.forecast_choice import DEFAULT, forecaster_named
+from paldia.core.ledger import FORMER_MODELS, Energy, Ledger
 from paldia.core.observation import Memory, ModelMemory, ModelPlan
+from paldia.core.recurrence import Recurrence
 
 
 def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
@@ -18,9 +21,9 @@ def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
             model=name,
             requests_per_second=kept.rate.requests_per_second,
             dispersion=kept.rate.dispersion,
-            seen_seconds=kept.rate.seen_s,
-            last_requests_per_second=kept.rate.last_rate,
-            last_interval_seconds=kept.rate.last_interval_s,
+            forecaster=kept.rate.name,
+            forecast=kept.rate.state(),
+            recurrence=kept.recurrence.state(),
             saving_since=(
                 None if kept.saving_since_s is None else convert.timestamp(kept.saving_since_s)
             ),
@@ -31,17 +34,27 @@ def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
     ]
 
 
+def _forecaster(kept: state_pb2.StoredMemory) -> Forecaster:
+    """Decode a forecast; one by a forecaster that isn't known here starts anew."""
+    try:
+        return forecaster_named(kept.forecaster).from_state(kept.forecast)
+    except (NotFoundError, InvalidArgumentError):
+        return DEFAULT()
+
+
+def _recurrence(kept: state_pb2.StoredMemory) -> Recurrence:
+    try:
+        return Recurrence.from_state(kept.recurrence)
+    except InvalidArgumentError:
+        return Recurrence()
+
+
 def memory_from_proto(stored: Iterable[state_pb2.StoredMemory]) -> Memory:
     """Decode what is remembered of each model."""
     return {
         kept.model: ModelMemory(
-            rate=RateEstimate(
-                kept.requests_per_second,
-                kept.dispersion,
-                kept.seen_seconds,
-                kept.last_requests_per_second,
-                kept.last_interval_seconds,
-            ),
+            rate=_forecaster(kept),
+            recurrence=_recurrence(kept),
             saving_since_s=(
                 convert.wall_s(kept.saving_since) if kept.HasField("saving_since") else None
             ),
@@ -58,13 +71,32 @@ def ledger_to_proto(ledger: Ledger) -> state_pb2.StoredLedger:
         accounted_until=convert.timestamp(ledger.accounted_until_s),
         cost_usd=ledger.cost_usd,
         running=ledger.running,
+        model_usd=ledger.model_usd,
+        idle_usd=ledger.idle_usd,
+        energy={
+            node: state_pb2.StoredEnergy(
+                measured_joules=energy.measured_j, estimated_joules=energy.estimated_j
+            )
+            for node, energy in ledger.energy.items()
+        },
     )
 
 
 def ledger_from_proto(stored: state_pb2.StoredLedger) -> Ledger:
-    """Decode the bill."""
+    """Decode the bill; what was charged before models were told apart is of former ones."""
+    model_usd = dict(stored.model_usd)
+    if not model_usd and not stored.idle_usd and stored.cost_usd:
+        model_usd = {FORMER_MODELS: sum(stored.cost_usd.values())}
     return Ledger(
-        convert.wall_s(stored.accounted_until), dict(stored.cost_usd), dict(stored.running)
+        convert.wall_s(stored.accounted_until),
+        cost_usd=dict(stored.cost_usd),
+        running=dict(stored.running),
+        model_usd=model_usd,
+        idle_usd=stored.idle_usd,
+        energy={
+            node: Energy(energy.measured_joules, energy.estimated_joules)
+            for node, energy in stored.energy.items()
+        },
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from paldia.api import convert
+from paldia.api import convert, machines
 from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
 from paldia.core.errors import ConflictError, InvalidArgumentError, OverloadedError
 from paldia.core.observation import (
@@ -19,7 +19,7 @@ from paldia.core.observation import (
     Observation,
 )
 from paldia.core.profiles import Profile
-from paldia.core.types import NAME_LIMIT, Hardware, NodeState
+from paldia.core.types import NAME_LIMIT, NodeState
 from paldia.kit.clock import Clock
 from paldia_controller.demand import DemandMeter
 from paldia_controller.encoding import plan_from_proto
@@ -74,18 +74,11 @@ class Observer:
         """Welcome an agent.
 
         Raises:
-            InvalidArgumentError: it doesn't say who it is.
+            InvalidArgumentError: it doesn't say who it is, or its figures make no sense.
             ConflictError: another agent that is alive has that name.
             OverloadedError: there are as many nodes as there may be.
         """
-        for name in (info.node_id, info.hardware.name):
-            if not 0 < len(name) <= NAME_LIMIT or "/" in name:
-                raise InvalidArgumentError(
-                    f"{name[:NAME_LIMIT]!r} is no name for a node or its hardware; use 1 to "
-                    f"{NAME_LIMIT} characters without '/'"
-                )
-        if not 0 <= info.hardware.price_usd_per_hour < math.inf:
-            raise InvalidArgumentError("a node's price must be 0 USD/h or more")
+        _check(info)
         known = self.agents.get(info.node_id)
         now_s = self._clock.monotonic_s()
         if known and known.connected and now_s - known.last_report_s < TAKEOVER_S:
@@ -220,7 +213,7 @@ class Observer:
         return tuple(
             NodeView(
                 node_id=node_id,
-                hardware=hardware_of(session.info.hardware),
+                hardware=machines.hardware_from_proto(session.info.hardware),
                 state=self.node_state(node_id, occupied),
                 deployments={
                     (status.model, status.artifact_digest): DeploymentView(
@@ -263,14 +256,26 @@ class Observer:
         return profiles
 
 
+def _check(info: agent_pb2.NodeInfo) -> None:
+    hardware = info.hardware
+    for name in (info.node_id, hardware.name):
+        if not 0 < len(name) <= NAME_LIMIT or "/" in name:
+            raise InvalidArgumentError(
+                f"{name[:NAME_LIMIT]!r} is no name for a node or its hardware; use 1 to "
+                f"{NAME_LIMIT} characters without '/'"
+            )
+    for figure, unit, value in (
+        ("price", "USD/h", hardware.price_usd_per_hour),
+        ("activation time", "s", convert.seconds(hardware.activation)),
+        ("idle power", "W", hardware.idle_watts),
+        ("rated power", "W", hardware.rated_watts),
+    ):
+        if not 0 <= value < math.inf:
+            raise InvalidArgumentError(f"a node's {figure} must be 0 {unit} or more, not {value:g}")
+
+
 def _model_view(
     model: types_pb2.Model, demand: DemandView, profiles: dict[str, dict[str, Profile | None]]
 ) -> ModelView:
     spec = convert.model_from_proto(model.serving.spec, model.serving.generation)
     return ModelView(spec, demand, profiles.get(spec.artifact_digest, {}))
-
-
-def hardware_of(hardware: types_pb2.Hardware) -> Hardware:
-    """Give what the planner needs of a machine: a GPU's memory where there is a GPU."""
-    gpu_bytes = sum(gpu.memory_bytes for gpu in hardware.gpus)
-    return Hardware(hardware.name, hardware.price_usd_per_hour, gpu_bytes or hardware.memory_bytes)

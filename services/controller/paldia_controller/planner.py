@@ -57,7 +57,8 @@ class Planner:
         self.decisions = 0
         self.moves = 0
         self.latest: Mapping[str, Decision] = {}
-        """The last step's decision on each model, kept or not."""
+        """The last decision on each model, kept or not."""
+        self._alarm = ""
 
     def restore(self) -> None:
         """Take up what the planner before this one remembered."""
@@ -97,7 +98,7 @@ class Planner:
         observation = self._observer.observe()
         step = engine.step(observation, self.memory, self._config)
         changes = plan_changes(self._state, observation.plan, step)
-        self.latest = {decision.model: decision for decision in step.decisions}
+        self._keep_latest(step)
         remembered, self.memory = step.memory, self._unless_saving(step)
         now_s, running = self._clock.wall_s(), self._views.running()
         self._saved_s = min(self._saved_s, now_s)
@@ -110,7 +111,7 @@ class Planner:
             for decision in step.decisions
             if decision.model in changes.models and decision.action is not Action.KEEP
         ]
-        ledger = self.ledger.settle(now_s, running)
+        ledger = self._views.settled(self.ledger, now_s)
         saved = state_pb2.StoredPlanner(
             memories=encoding.memory_to_proto(remembered),
             ledger=encoding.ledger_to_proto(ledger),
@@ -127,6 +128,15 @@ class Planner:
         self.decisions, self.moves = saved.decisions, saved.moves
         for decision in done:
             _log(decision)
+
+    def _keep_latest(self, step: engine.Step) -> None:
+        judged = {decision.model: decision for decision in step.decisions}
+        self.latest = {
+            name: decision for name, decision in self.latest.items() if name in step.plan
+        } | judged
+        if step.alarm != self._alarm:
+            self._alarm = step.alarm
+            logger().warning("nodes.in_doubt", reason=step.alarm or "they are back")
 
     def _unless_saving(self, step: engine.Step) -> Memory:
         """Give what is remembered if the step is not applied: a saving goes on waiting."""

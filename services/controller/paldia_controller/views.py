@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from tritonclient.grpc import model_config_pb2
 
-from paldia.api import convert
+from paldia.api import convert, machines
 from paldia.api.v1 import agent_pb2, routing_pb2, state_pb2, types_pb2
+from paldia.core.ledger import Energy, Ledger
 from paldia.core.types import NodeState
-from paldia_controller import rollout
+from paldia_controller import billing, encoding, rollout
 from paldia_controller.observer import Observer
 from paldia_controller.profiling import Profiling
 from paldia_controller.state import State, profile_key
@@ -37,6 +38,7 @@ class Views:
                 model=name,
                 artifact_digest=placement.artifact_digest,
                 lanes=placement.lanes,
+                sm_percent=placement.sm_percent,
             )
             for name, record in sorted(self._state.plans.rows.items())
             for placement in (*record.message.target, *record.message.retiring)
@@ -84,21 +86,32 @@ class Views:
         return route
 
     def _lanes(self, model: str, plan: state_pb2.StoredPlan) -> list[routing_pb2.Lane]:
-        """Give the ready places: the target's, and the retiring ones while any of it is not."""
-        target = [self._lane(model, placement) for placement in plan.target]
-        lanes = [lane for lane in target if lane is not None]
-        if len(lanes) < len(target):
-            lanes += [
-                lane
-                for placement in plan.retiring
-                if (lane := self._lane(model, placement)) is not None
-            ]
-        return lanes
+        return [
+            self._lane(placement, status)
+            for placement in self._serving(model, plan)
+            if (status := self._status(model, placement)) is not None
+        ]
 
-    def _lane(self, model: str, placement: types_pb2.Placement) -> routing_pb2.Lane | None:
-        status = self._observer.deployment(placement.node_id, model, placement.artifact_digest)
-        if status is None or status.state != types_pb2.PLACEMENT_STATE_READY:
-            return None
+    def _serving(self, model: str, plan: state_pb2.StoredPlan) -> list[types_pb2.Placement]:
+        """Give the ready places: the target's, and the retiring ones while any of it is not."""
+
+        def ready(placement: types_pb2.Placement) -> bool:
+            status = self._status(model, placement)
+            return status is not None and status.state == types_pb2.PLACEMENT_STATE_READY
+
+        serving = [placement for placement in plan.target if ready(placement)]
+        if len(serving) < len(plan.target):
+            serving += [placement for placement in plan.retiring if ready(placement)]
+        return serving
+
+    def _status(
+        self, model: str, placement: types_pb2.Placement
+    ) -> agent_pb2.DeploymentStatus | None:
+        return self._observer.deployment(placement.node_id, model, placement.artifact_digest)
+
+    def _lane(
+        self, placement: types_pb2.Placement, status: agent_pb2.DeploymentStatus
+    ) -> routing_pb2.Lane:
         lane = routing_pb2.Lane(
             node_id=placement.node_id,
             hardware=placement.hardware,
@@ -112,9 +125,13 @@ class Views:
             profile_key(placement.artifact_digest, placement.hardware)
         )
         profile = convert.profile_from_proto(stored) if stored else None
-        if stored is not None and profile is not None:
-            lane.points.extend(stored.points)
-            lane.slowdown = profile.slowdown(lane.count)
+        if profile is not None:
+            sm_percent = convert.sm_percent_from_proto(placement.sm_percent)
+            for batch, _ in profile.points:
+                latency = convert.duration(profile.latency_s(batch, sm_percent))
+                lane.points.add(batch_size=batch, latency=latency)
+            demand = profile.demand_fraction(max(1, lane.batch_size), sm_percent)
+            lane.slowdown = float(profile.slowdown(lane.count, demand))
         return lane
 
     def model(self, name: str) -> types_pb2.Model | None:
@@ -150,7 +167,7 @@ class Views:
     def _observed(self, model: str, placement: types_pb2.Placement) -> types_pb2.Placement:
         observed = types_pb2.Placement()
         observed.CopyFrom(placement)
-        status = self._observer.deployment(placement.node_id, model, placement.artifact_digest)
+        status = self._status(model, placement)
         observed.state = status.state if status else types_pb2.PLACEMENT_STATE_LOADING
         if status is not None:
             observed.endpoint, observed.reason = status.endpoint, status.reason
@@ -185,14 +202,19 @@ class Views:
         profiles = {key: row.message for key, row in self._state.profiles.rows.items()}
         return rollout.waiting_for(model, profiles, self._observer.nodes())
 
-    def node(self, node_id: str) -> types_pb2.Node:
-        """Give a node that has connected at least once."""
+    def node(self, node_id: str, ledger: Ledger | None = None) -> types_pb2.Node:
+        """Give a node that has connected at least once, with what it cost by `ledger`.
+
+        The bill as it was last saved, if none is given.
+        """
+        ledger = ledger or self._saved_ledger()
+        energy = ledger.energy.get(node_id, Energy())
         session = self._observer.agents[node_id]
         state = self._observer.node_state(node_id, self._observer.occupied_nodes())
         node = types_pb2.Node(
             id=node_id,
             hardware=session.info.hardware,
-            state=convert.node_state_to_proto(state),
+            state=machines.node_state_to_proto(state),
             utilisation=session.report.utilisation,
             models=[
                 status.model
@@ -200,16 +222,29 @@ class Views:
                 if status.state == types_pb2.PLACEMENT_STATE_READY
             ],
             problem=session.report.problem,
-            cost_usd=self._ledger().cost_usd.get(node_id, 0.0),
+            cost_usd=ledger.cost_usd.get(node_id, 0.0),
             last_report_at=convert.timestamp(session.reported_wall_s),
+            energy_joules=energy.total_j,
+            estimated_energy_joules=energy.estimated_j,
         )
         if state is NodeState.LOST and not node.problem:
             node.problem = "its agent is silent"
         return node
 
-    def nodes(self) -> list[types_pb2.Node]:
-        """Give all nodes, by id."""
-        return [self.node(node_id) for node_id in sorted(self._observer.agents)]
+    def nodes(self, ledger: Ledger | None = None) -> list[types_pb2.Node]:
+        """Give all nodes, by id; see `node`."""
+        ledger = ledger or self._saved_ledger()
+        return [self.node(node_id, ledger) for node_id in sorted(self._observer.agents)]
+
+    def settled(self, ledger: Ledger, now_s: float) -> Ledger:
+        """Give the bill with everything up to `now_s`, in UTC seconds, charged to it."""
+        serving = {
+            name: self._serving(name, record.message)
+            for name, record in self._state.plans.rows.items()
+        }
+        busy = billing.busy_shares(self._state, serving, self.rates)
+        drawn = billing.draws(self._observer.agents, busy)
+        return ledger.settle(now_s, self.running(), busy, drawn)
 
     def running(self) -> dict[str, float]:
         """Give the price in dollars per hour of each node that is paid for now.
@@ -223,9 +258,9 @@ class Views:
             for node_id in sorted(self._observer.occupied_nodes() & agents.keys())
         }
 
-    def _ledger(self) -> state_pb2.StoredLedger:
+    def _saved_ledger(self) -> Ledger:
         planner = self._state.planner.get("state")
-        return planner.ledger if planner else state_pb2.StoredLedger()
+        return encoding.ledger_from_proto(planner.ledger) if planner else Ledger(0.0)
 
 
 def _named(model_config: bytes, name: str) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_queue import Request
+from paldia.core.dispatch_requests import Request
 from paldia.core.dispatch_types import Dispatch, Expire, Fail, Refuse, Retry
 from paldia.core.errors import InternalError, NotFoundError, PaldiaError
 from paldia.kit.clock import Clock

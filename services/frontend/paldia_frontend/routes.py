@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from paldia.api import convert
 from paldia.api.v1 import routing_pb2
-from paldia.core.dispatch_lanes import Lane
+from paldia.core.dispatch_lanes import Lane, linear_slowdowns
 from paldia.core.dispatch_types import ModelPlan
 from paldia.core.errors import (
     InvalidArgumentError,
@@ -129,7 +129,7 @@ def _lanes(messages: Iterable[routing_pb2.Lane]) -> tuple[Lane, ...]:
             points=tuple(
                 (point.batch_size, convert.seconds(point.latency)) for point in message.points
             ),
-            slowdown=max(1.0, message.slowdown),
+            slowdowns=linear_slowdowns(max(1, message.count), max(1.0, message.slowdown)),
         )
         for message in messages
     }

@@ -18,6 +18,7 @@ from paldia.api import convert
 from paldia.api.v1 import agent_pb2
 from paldia.api.v1 import types_pb2 as pb
 from paldia.core.errors import PaldiaError, UnavailableError
+from paldia.core.profiles import Profile
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes
 from paldia_nodeagent.artifacts import ArtifactCache
@@ -135,8 +136,6 @@ class Profiler:
         return pb.Profile(
             artifact_digest=task.artifact_digest,
             hardware=self._hardware,
-            colocation_penalty=_COLOCATION_PENALTY,
-            provenance=pb.PROVENANCE_MEASURED,
             measured_at=convert.timestamp(time.time()),
             node_id=self._node_id,
         )
@@ -171,16 +170,18 @@ class Profiler:
         cpu_s = triton.demanded_cpu_s() - cpu_before_s
         # A slowed node's Tritons get only part of the time that passes.
         running_s = (time.monotonic() - measuring_s) / self._slowdown
+        measured = Profile(
+            points=tuple((point.batch_size, point.latency_s) for point in points),
+            load_s=load_s,
+            memory_bytes=triton.memory_bytes(),
+            # One figure for all sizes: processor time isn't counted apart for each.
+            demand=((1, demand_fraction(config, cpu_s / running_s, self._cores)),),
+            colocation_penalty=_COLOCATION_PENALTY,
+        )
         profile = self._profile(task)
-        for point in points:
-            profile.points.add(
-                batch_size=point.batch_size,
-                latency=convert.duration(point.latency_s),
-                samples=point.samples,
-            )
-        profile.load.CopyFrom(convert.duration(load_s))
-        profile.memory_bytes = triton.memory_bytes()
-        profile.demand_fraction = demand_fraction(config, cpu_s / running_s, self._cores)
+        profile.MergeFrom(convert.profile_to_proto(measured))
+        for told, point in zip(profile.points, points, strict=True):
+            told.samples = point.samples
         return agent_pb2.ProfileResult(
             task_id=task.task_id, profile=profile, model_config=config.SerializeToString()
         )

@@ -1,0 +1,1 @@
+"""How well the catalog's rules predict what is known, and where its CPU figures come from."""
