@@ -55,8 +55,6 @@ def _compliance_by_policy(path: Path, rows: Sequence[Row]) -> None:
         box.set_facecolor(colour_of(name))
     axes.set_yticks(range(1, len(names) + 1), names)
     axes.invert_yaxis()
-    axes.set_xlabel(
-        "answered within the SLO, % of all requests (box: quartiles, whiskers: 5 to 95 %)"
-    )
+    axes.set_xlabel("answered within the SLO, % of all requests (box: quartiles)")
     axes.grid(visible=True, axis="x", alpha=0.3)
     save(made, path)

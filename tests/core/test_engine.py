@@ -379,17 +379,3 @@ def test_any_load_keeps_the_plan_sound(
             assert all(a.lanes >= 1 and a.batch >= 1 for a in after)
             if decision.model == "b":
                 assert after, "what has to be held is held wherever it can run"
-
-
-def test_work_is_divided_where_no_node_alone_has_the_room_left() -> None:
-    world = World({"s0": SLOW, "s1": SLOW}, {"a": model("a"), "b": model("b")})
-    world.steps(5, a=10, b=0)
-    world.profiles = {"slow": Profile(((1, 0.020), (2, 0.040)), 3.0, 100 << 20)}
-    world.models["b"] = model("b", min_replicas=1)
-    world.nodes = {"s0": SLOW, "s1": SLOW}
-    world.steps(5, a=10, b=10)
-    world.models["c"] = model("c")
-    decision = world.steps(3, a=10, b=10, c=14)["c"]
-    assert decision.chosen is not None
-    assert decision.chosen.feasible
-    assert len(world.places("c")) == 2

@@ -274,6 +274,26 @@ def test_a_lone_model_has_the_whole_device_and_a_newcomer_only_what_it_needs() -
     assert after.plan["b"].target[0].sm_percent == share, "a process keeps its share"
 
 
+def test_work_is_divided_where_no_node_alone_has_the_room_left() -> None:
+    points = ((1, 0.01), (8, 0.02))
+    known = {"small": Profile(points, 2.0, 1 * GIB, demand=((1, 0.3), (8, 0.4)))}
+    held = [(Model(name, "a" * 64, Slo(2.0)), known, 400.0) for name in "ab"]
+    newcomer = (Model("c", "a" * 64, Slo(2.0)), known, 400.0)
+
+    def step(models: list[tuple[Model, dict[str, Profile], float]], plan: Plan) -> engine.Step:
+        view = observed(models, plan)
+        two = tuple(node for node in view.nodes if node.hardware.name == "small")[:2]
+        return engine.step(replace(view, nodes=two), {}, CONFIG)
+
+    before = step(held, {})
+    assert len({plan.target[0].node_id for plan in before.plan.values()}) == 2
+    after = step([*held, newcomer], before.plan)
+    assert len(after.plan["c"].target) == 2
+    chosen = next(d.chosen for d in after.decisions if d.model == "c")
+    assert chosen is not None
+    assert chosen.feasible
+
+
 def test_room_is_kept_for_what_is_about_to_leave() -> None:
     fleet = Fleet(nodes(1))
     assert math.isinf(fleet.slack[0])
