@@ -116,7 +116,7 @@ class DispatchKernel:
         model = self._model(model_name)
         if not (run := tuple(arrivals_s)):
             return
-        if list(run) != sorted(run):
+        if len(run) > 1 and list(run) != sorted(run):
             raise InvalidArgumentError("the arrivals of a run must be in ascending order")
         first = Request(first_id, model_name, rows, run[0], None, 0, like_key, size_bytes)
         together = self._admission.count_together(model, first, len(run))
@@ -243,7 +243,8 @@ class DispatchKernel:
 
     def _left(self, stay: Stay) -> None:
         self._admission.count_out(stay)
-        self._timers.forget(stay)
+        if stay.until_s < math.inf:
+            self._timers.forget(stay)
 
     def _set_timer(self, model: ModelState, stay: Stay, now_s: float) -> None:
         until_s = math.inf if stay.request.deadline_s is None else stay.request.deadline_s
@@ -281,12 +282,9 @@ class DispatchKernel:
             model.counters.batches += 1
             model.counters.in_flight += batch.rows
             self._decisions.append(batch.decision(batch_id))
-        self._recheck_at(model, choice.at_s)
-
-    def _recheck_at(self, model: ModelState, at_s: float) -> None:
-        if at_s < model.recheck_s:
-            model.recheck_s = at_s
-            heapq.heappush(self._rechecks, (at_s, model.name))
+        if choice.at_s < model.recheck_s:
+            model.recheck_s = choice.at_s
+            heapq.heappush(self._rechecks, (choice.at_s, model.name))
 
     def _end_batch(self, batch_id: int, now_s: float) -> Batch | None:
         batch = self._batches.pop(batch_id, None)

@@ -38,8 +38,10 @@ class Admission:
         wait_s = done_s - now_s if math.isfinite(done_s) else 0.0
         if is_full:
             return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
-        if wait_s > plan.slo.latency_s:
-            late_s = wait_s - plan.slo.latency_s
+        # Nor may it make those late with whom it shares a batch, for the batch is longer with it.
+        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request.rank, request.rows))
+        late_s = now_s + wait_s - due_s
+        if late_s > 0:
             return Refuse.until(request.request_id, RefuseCause.SLO, late_s)
         return None
 

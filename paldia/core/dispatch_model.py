@@ -131,6 +131,16 @@ class ModelState:
                 done_s = min(done_s, lane.predict_s(rows, now_s))
         return done_s
 
+    def first_due_s(self, rank: int, rows: int) -> float:
+        """When the first is due of those with whom `rows` more would share a batch.
+
+        Known where all that wait, and they, fit into one batch; infinity otherwise.
+        """
+        waiting = sum(self._rows_by_rank[: rank + 1])
+        first = self._queues[_ANYWHERE].first()
+        most = max((lane.lane.batch_limit for lane in self._lanes.values()), default=0)
+        return first.order[1] if first is not None and waiting + rows <= most else math.inf
+
     def busy_until_s(self, now_s: float) -> float:
         """Until when no arrival starts a batch or a time to wait, unless something is reported."""
         until_s = -math.inf if self.is_cold else math.inf
@@ -141,6 +151,15 @@ class ModelState:
 
     def choose(self, now_s: float) -> Start | Later:
         """Find the next batch to start: the first queue, in order, that a lane should serve now."""
+        choice = self._first_to_serve(now_s)
+        # Each round somebody gives way for good, so there are no more rounds than requests.
+        while isinstance(choice, Start) and self._some_give_way(choice, now_s):
+            choice = self._first_to_serve(now_s)
+        if isinstance(choice, Start):
+            self._late_passed = 0 if choice.first.late else self._late_passed + 1
+        return choice
+
+    def _first_to_serve(self, now_s: float) -> Start | Later:
         if not self.queued:
             return NEVER
         later_s, any_free = math.inf, False
@@ -152,21 +171,19 @@ class ModelState:
         if not any_free:
             return Later(later_s) if later_s < math.inf else NEVER
         lanes = [lane for lane in self._lanes.values() if not lane.retired]
-        for queue, (need, avoid, late) in self._queues_in_order():
+        for queue, (need, avoid, _) in self._queues_in_order():
             choice = _choose_lane(queue, _that_will_do(lanes, need, avoid), now_s)
-            if not isinstance(choice, Start):
-                later_s = min(later_s, choice.at_s)
-                continue
-            if not late and self._some_give_way(choice, now_s):
-                return self.choose(now_s)
-            self._late_passed = 0 if late else self._late_passed + 1
-            return choice
+            if isinstance(choice, Start):
+                return choice
+            later_s = min(later_s, choice.at_s)
         return Later(later_s)
 
     def _some_give_way(self, start: Start, now_s: float) -> bool:
         """Let those at the head who would be late with this batch wait behind the others."""
         lane, queue, first = start.lane, start.queue, start.first
-        if not self.plan.late_yields or first.order[1] - now_s >= lane.longest_s():
+        if first.late or not self.plan.late_yields:
+            return False
+        if first.order[1] - now_s >= lane.longest_s():
             return False
         rows = max(first.request.rows, min(queue.rows_like(first), lane.lane.batch_limit))
         done_s = lane.predict_s(rows, now_s)
@@ -198,9 +215,10 @@ class ModelState:
         return [(queue, wish) for _, queue, wish in heads]
 
     def _left(self, stay: Stay) -> None:
-        wish = _wish_of(stay)
-        if wish != _ANYWHERE and wish in self._queues and not len(self._queues[wish]):
-            del self._queues[wish]
+        if len(self._queues) > 1:
+            wish = _wish_of(stay)
+            if wish != _ANYWHERE and wish in self._queues and not len(self._queues[wish]):
+                del self._queues[wish]
         self.queued -= stay.count
         self.queued_bytes -= stay.size_bytes
         self._rows_by_rank[int(stay.order[0])] -= stay.rows

@@ -37,7 +37,7 @@ class LazyHeap(Generic[Item]):
     def top(self) -> Item | None:
         """Give the least live item."""
         heap = self._heap
-        while heap and not self._is_live(heap[0][0], heap[0][2]):
+        while self._dead and heap and not self._is_live(heap[0][0], heap[0][2]):
             heapq.heappop(heap)
             self._dead -= 1
         return heap[0][2] if heap else None
@@ -156,7 +156,10 @@ class RequestQueue:
     def _take(self, group: _LikeGroup, stay: Stay, most: int) -> Stay:
         """Remove requests at the head of a group's first stay, up to where another's begin."""
         group.heap.pop()
-        self._heap.note_dead()
+        if self._heap.top() is stay:
+            self._heap.pop()
+        else:
+            self._heap.note_dead()
         if group.count > stay.count and (following := group.heap.top()) is not None:
             most = min(most, stay.count_before(following.order))
         if most >= stay.count:

@@ -13,7 +13,12 @@ from paldia.core.world import World
 
 
 def consolidate(world: World) -> None:
-    """Carry out one of the proposals that have won for long enough, and look for others."""
+    """Carry out one of the proposals that have won for long enough, and look for others.
+
+    Where nothing had to be decided, nothing has changed that could bring a new one.
+    """
+    if not world.decisions:
+        return
     now_s, wait_s = world.observation.now_s, world.config.wait_limit_s
     nodes = [node for node in range(len(world.fleet.ids)) if _may_be_emptied(world, node)]
     groups = pending(world.fleet, nodes, world.remembered, world.memories)

@@ -15,7 +15,6 @@ from typing import ClassVar, Protocol, Self
 from paldia.core import forecast_noise
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import InvalidArgumentError
-from paldia.core.types import Slo
 
 
 class Forecaster(Protocol):
@@ -163,24 +162,3 @@ class RateEstimate:
         except ValueError as error:
             raise not_a_state(cls.name, state, error) from None
         return cls(rate, dispersion, seen_s, last_rate, last_interval_s)
-
-
-def pending_requests(
-    requests_per_second: float, dispersion: float, capacity: float, slo: Slo, burst_z: float
-) -> float:
-    """Requests ahead of a new one at a bad moment, for a server of `capacity` requests/s.
-
-    A bad moment is one worse than the SLO's share of all moments. By Kingman's
-    heavy-traffic approximation with even service times the queue exceeds x with
-    probability exp(-2 (capacity - rate) x / (rate IDC)), IDC being the arrivals' index of
-    dispersion. It never counts more than all arrivals of one planning window (the SLO's
-    latency) at once, rate W + z sqrt(rate W IDC), which is what remains of the bound as
-    the rate nears the capacity.
-    """
-    rate = requests_per_second
-    expected = rate * slo.latency_s
-    window = expected + burst_z * math.sqrt(expected * dispersion)
-    if capacity <= rate:
-        return window
-    queue = -math.log(1 - slo.share) * rate * dispersion / (2 * (capacity - rate))
-    return min(window, queue)

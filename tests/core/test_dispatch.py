@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paldia.core.dispatch import DispatchKernel
 from paldia.core.dispatch_finish import finish_s
 from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
+from paldia.core.dispatch_model import LATE_TURN
 from paldia.core.dispatch_queue import LazyHeap
 from paldia.core.dispatch_requests import Request
 from paldia.core.dispatch_types import (
@@ -293,6 +294,67 @@ def test_waiting_ends_when_the_awaited_lane_is_late():
     wakeup_s = kernel.next_wakeup_s()
     assert wakeup_s == pytest.approx(0.1)
     assert batches(kernel.poll(wakeup_s)) == [("slow", (2,))]
+
+
+# Those who are late.
+
+
+def overloaded(lane_: Lane, late: int, in_time: int, *, late_yields: bool = True) -> DispatchKernel:
+    """Give a kernel whose only lane is free again after 1.5 s; 1, 2, ... wait since the start."""
+    kernel = DispatchKernel()
+    kernel.plan("m", ModelPlan((lane_,), SLO, late_yields=late_yields), 0.0)
+    ask(kernel, 0, like_key=None)
+    first = dispatched(kernel, 0.0)
+    for request_id in range(1, late + 1):
+        ask(kernel, request_id, 0.1)
+    for request_id in range(late + 1, late + in_time + 1):
+        ask(kernel, request_id, 1.4)
+    assert kernel.poll(1.4) == []
+    kernel.complete(first.batch_id, 1.5)
+    return kernel
+
+
+@pytest.mark.parametrize(("late_yields", "ids"), [(True, (2,)), (False, (1,))])
+def test_who_is_late_lets_pass_who_is_not(late_yields: bool, ids: tuple[int, ...]):
+    kernel = overloaded(lane(batch=1), late=1, in_time=1, late_yields=late_yields)
+    assert dispatched(kernel, 1.5).request_ids == ids
+
+
+def test_who_would_be_late_with_this_very_batch_is_late_already():
+    kernel = kernel_with(lane(batch=1, points=((1, 0.4),)))
+    ask(kernel, 1, 0.0)
+    first = dispatched(kernel, 0.0)
+    ask(kernel, 2, 0.0)
+    ask(kernel, 3, 0.5)
+    kernel.complete(first.batch_id, 0.7)
+    assert dispatched(kernel, 0.7).request_ids == (3,)
+
+
+def test_late_ones_are_served_in_their_order_once_nobody_else_waits():
+    kernel = overloaded(lane(batch=1), late=2, in_time=1)
+    served = []
+    for now_s in (1.5, 1.6, 1.7):
+        batch = dispatched(kernel, now_s)
+        served += batch.request_ids
+        kernel.complete(batch.batch_id, now_s + 0.1)
+    assert served == [3, 1, 2]
+
+
+def test_late_ones_get_a_turn_however_many_come_after_them():
+    kernel = overloaded(lane(batch=1, points=((1, 0.001),)), late=1, in_time=LATE_TURN + 3)
+    served, now_s = [], 1.5
+    while 1 not in served:
+        batch = dispatched(kernel, now_s)
+        served += batch.request_ids
+        now_s += 0.001
+        kernel.complete(batch.batch_id, now_s)
+    assert len(served) <= LATE_TURN + 1
+
+
+def test_late_ones_take_batches_that_hold_up_others_for_a_short_time_only():
+    measured = lane(batch=8, points=((1, 0.1), (8, 0.8)))
+    # 8 rows take 0.8 s and 4 rows 0.4 s, which is more than a third of the SLO.
+    assert dispatched(overloaded(measured, late=7, in_time=0), 1.5).rows == 2
 
 
 # Refusal, expiry and limits.

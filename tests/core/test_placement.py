@@ -277,8 +277,8 @@ def test_a_lone_model_has_the_whole_device_and_a_newcomer_only_what_it_needs() -
 def test_work_is_divided_where_no_node_alone_has_the_room_left() -> None:
     points = ((1, 0.01), (8, 0.02))
     known = {"small": Profile(points, 2.0, 1 * GIB, demand=((1, 0.3), (8, 0.4)))}
-    held = [(Model(name, "a" * 64, Slo(2.0)), known, 400.0) for name in "ab"]
-    newcomer = (Model("c", "a" * 64, Slo(2.0)), known, 400.0)
+    held = [(Model(name, "a" * 64, Slo(2.0)), known, 420.0) for name in "ab"]
+    newcomer = (Model("c", "a" * 64, Slo(2.0)), known, 420.0)
 
     def step(models: list[tuple[Model, dict[str, Profile], float]], plan: Plan) -> engine.Step:
         view = observed(models, plan)

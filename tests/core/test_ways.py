@@ -173,14 +173,14 @@ def test_a_fixed_way_is_that_of_the_mean_whatever_the_rate() -> None:
     assert len(shapes) == 1
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(asks(), min_size=1, max_size=4), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+@given(st.lists(asks(), min_size=1, max_size=4), st.integers(1, 16))
 def test_work_is_divided_over_the_fewest_nodes_that_keep_the_slo(
     several: list[Ask], most: int
 ) -> None:
     def one_of(pair: int, nodes: int) -> Ask:
         whole = several[pair]
-        rate = whole.demand.requests_per_second / nodes
+        rate = 12 * whole.demand.requests_per_second / nodes
         return replace(whole, demand=replace(whole.demand, requests_per_second=rate))
 
     def kept(pair: int, nodes: int) -> bool:
@@ -196,6 +196,25 @@ def test_work_is_divided_over_the_fewest_nodes_that_keep_the_slo(
             assert count == 1 or not kept(pair, count - 1)
         else:
             assert not kept(pair, most)
+
+
+def test_the_fewest_nodes_are_found_between_those_that_are_tried_first() -> None:
+    counts = {}
+    for rate in range(20, 800, 20):
+        offers = divided(
+            np.array([1]),
+            np.array([16]),
+            lambda _, nodes, rate=rate: ask_for(rate / nodes),
+            SharingRule.LANES,
+            CONFIG,
+        )
+        count = int(offers.nodes[0])
+        counts[rate] = count
+        if offers.tolerance.max() >= 0 and count > 1:
+            fewer = judged([ask_for(rate / (count - 1))], SharingRule.LANES, CONFIG)
+            assert fewer.tolerance.max() < 0
+    assert {3, 5, 6, 7} <= {*counts.values()}
+    assert list(counts.values()) == sorted(counts.values())
 
 
 def test_the_least_share_of_the_sms_still_keeps_the_slo() -> None:

@@ -14,6 +14,7 @@ import pytest
 from paldia.core.baselines import POLICIES, Policy, policy_named
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.profiles import Profile
+from paldia.core.sharing import SharingRule
 from paldia.core.types import OverloadPolicy
 from paldia.sim import measure
 from paldia.sim.outcome import ModelOutcome, Outcome
@@ -112,9 +113,15 @@ def test_shedding_answers_more_of_a_burst_in_time_than_queueing_does() -> None:
     shed = only(simulate(World({"m": burst}, 9.0, ONLY_SLOW, on_overload=OverloadPolicy.SHED)))
     assert shed.refused > 50
     assert shed.answered + shed.refused == 100
-    queued = only(simulate(World({"m": burst}, 9.0, ONLY_SLOW)))
+    assert shed.in_slo == shed.answered, "who is let in is in time"
+    in_line = Policy("in line", SharingRule.TIME)
+    queued = only(simulate(World({"m": burst}, 9.0, ONLY_SLOW), in_line))
     assert (queued.answered, queued.refused) == (100, 0)
     assert queued.in_slo < shed.in_slo
+    # Where those who are late let others pass, a burst costs only those who come too many.
+    yielding = only(simulate(World({"m": burst}, 9.0, ONLY_SLOW)))
+    assert yielding.answered == 100
+    assert yielding.in_slo >= shed.in_slo
 
 
 def test_a_cold_model_wakes_with_its_first_request_and_the_wait_counts_as_cold() -> None:
@@ -135,7 +142,9 @@ def test_a_cold_model_wakes_with_its_first_request_and_the_wait_counts_as_cold()
 
 
 def test_more_load_moves_it_without_a_gap_and_less_load_moves_it_back() -> None:
-    world = World({"m": Poisson(10.0, 900.0, swing_s=300.0)}, 900.0, slo_s=0.3)
+    # Long enough a calm before and after that one rush is not taken for a habit.
+    rush = Poisson(4.0, 3000.0, rush_s=(1500.0, 1700.0))
+    world = World({"m": rush}, 3000.0, slo_s=0.3)
     world.profiles["slow"] = Profile(((1, 0.045), (4, 0.16)), 2.0, 1 << 30)
     outcome = simulate(world)
     model = only(outcome)
@@ -145,7 +154,7 @@ def test_more_load_moves_it_without_a_gap_and_less_load_moves_it_back() -> None:
     fast = outcome.timeline.nodes["fast"]
     assert fast.min() == 0
     assert fast.max() == 1
-    cheapest, dearest = (kind.price_usd_per_hour * 900 / 3600 for kind in (SLOW, FAST))
+    cheapest, dearest = (kind.price_usd_per_hour * 3000 / 3600 for kind in (SLOW, FAST))
     assert cheapest < outcome.cost_usd < dearest + cheapest
 
 

@@ -33,19 +33,19 @@ class At:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Requests at random, the same each time; twice the rate in each second half of a period."""
+    """Requests at random, the same each time; ten times the rate during a rush."""
 
     rate: float
     duration_s: float
     seed: int = 1
-    swing_s: float = 0.0
+    rush_s: tuple[float, float] = (0.0, 0.0)
 
     def chunks(self) -> Iterator[Times]:
         for first_s in np.arange(0.0, self.duration_s, 10.0):
             dice = np.random.default_rng((self.seed, int(first_s)))
-            high = self.swing_s and first_s % self.swing_s >= self.swing_s / 2
+            high = self.rush_s[0] <= first_s < self.rush_s[1]
             span_s = min(10.0, self.duration_s - first_s)
-            count = dice.poisson(self.rate * span_s * (2 if high else 1))
+            count = dice.poisson(self.rate * span_s * (10 if high else 1))
             yield np.sort(first_s + dice.uniform(0, span_s, count))
 
 
