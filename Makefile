@@ -9,10 +9,10 @@ GENERATED_CHECK := .venv-codegen/check
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format generate clean
+.PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-catalog
 
 help:  ## Show this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.ready  ## Check the machine, install into .venv, fetch the sample models
 

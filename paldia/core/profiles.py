@@ -82,7 +82,7 @@ class Profile:
         sizes = [size for size, _ in self.points]
         if not sizes or sizes != sorted(set(sizes)) or sizes[0] < 1:
             raise InvalidArgumentError(f"batch sizes must rise from 1 or more, not {sizes}")
-        if any(latency_s <= 0 for _, latency_s in self.points):
+        if any(not latency_s > 0 for _, latency_s in self.points):
             raise InvalidArgumentError("a batch takes more than 0 s")
         if not self.demand:
             raise InvalidArgumentError("a profile needs a demand fraction")
@@ -95,9 +95,9 @@ class Profile:
                     raise InvalidArgumentError(
                         f"the {name} lies above 0 and up to 1, not at {share:g}"
                     )
-        if self.colocation_penalty < 0 or self.watts < 0:
+        if not (self.colocation_penalty >= 0 and self.watts >= 0):
             raise InvalidArgumentError("a co-location penalty or a power is never below 0")
-        if any(factor < 1 for factor in self.interference):
+        if any(not factor >= 1 for factor in self.interference):
             raise InvalidArgumentError("a measured slowdown is 1 or more")
 
     @property

@@ -58,3 +58,17 @@ def test_a_profile_needs_rising_sizes_and_real_latencies(points: Any) -> None:
 def test_a_profile_needs_a_share_of_the_device(fraction: float) -> None:
     with pytest.raises(InvalidArgumentError):
         Profile(((1, 1.0),), 0.0, 1, demand=((1, fraction),))
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"colocation_penalty": float("nan")},
+        {"watts": float("nan")},
+        {"interference": (1.0, float("nan"))},
+        {"interference": (0.9,)},
+    ],
+)
+def test_a_profile_takes_no_figure_that_makes_no_sense(figures: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Profile(((1, 1.0),), 0.0, 1, **figures)
