@@ -23,9 +23,9 @@ from rich.progress import Progress
 from bench import forecast_report as report
 from bench import forecast_score as score
 from bench.forecast_score import HORIZONS_S, QUANTILES, REFERENCE, Key, Load, Rates
-from paldia.core import forecast_blocks, forecast_surprise
-from paldia.core.forecast_choice import FORECASTERS
-from paldia.core.forecast_surprise import Surprise
+from paldia.core.forecast import blocks, surprise
+from paldia.core.forecast.choice import FORECASTERS
+from paldia.core.forecast.surprise import Surprise
 from paldia.sim.trace import Trace
 from paldia.sim.trace_files import open_trace
 
@@ -44,9 +44,9 @@ RATE_KEYS: tuple[Key, ...] = tuple((h, q) for h in score.RATE_HORIZONS_S for q i
 PEAK_KEYS: tuple[Key, ...] = ((60.0, 0.9), (60.0, 0.99))
 
 CONSTANTS: tuple[tuple[ModuleType, str, tuple[float, ...]], ...] = (
-    (forecast_surprise, "LEVEL_SECONDS", (5.0, 10.0, 20.0)),
-    (forecast_surprise, "JUMP_DEVIATIONS", (2.0, 3.0, 4.0)),
-    (forecast_blocks, "BLOCKS_KEPT", (15, 30, 60)),
+    (surprise, "LEVEL_SECONDS", (5.0, 10.0, 20.0)),
+    (surprise, "JUMP_DEVIATIONS", (2.0, 3.0, 4.0)),
+    (blocks, "BLOCKS_KEPT", (15, 30, 60)),
 )
 """What `surprise` rests on, and what else each might be."""
 

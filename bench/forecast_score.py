@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from paldia.core import forecast_noise
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import InvalidArgumentError
-from paldia.core.forecast import Forecaster
+from paldia.core.forecast import noise
+from paldia.core.forecast.base import Forecaster
 
 Rates = npt.NDArray[np.float64]
 
@@ -102,7 +102,7 @@ def forecasts(
             if horizon_s > 1:
                 said[row, second] = forecaster.peak(horizon_s, quantile)
             else:
-                deviations = forecast_noise.normal_quantile(quantile)
+                deviations = noise.normal_quantile(quantile)
                 said[row, second] = rate + deviations * math.sqrt(rate * dispersion / horizon_s)
         if second % 1000 == 999:
             progress(1000)

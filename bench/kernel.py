@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_lanes import Lane, linear_slowdowns
-from paldia.core.dispatch_requests import Request
-from paldia.core.dispatch_types import Dispatch, ModelPlan
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.lanes import Lane, linear_slowdowns
+from paldia.core.dispatch.requests import Request
+from paldia.core.dispatch.types import Dispatch, ModelPlan
 from paldia.core.types import Slo
 
 MODEL = "m"

@@ -13,7 +13,7 @@ from bench.paper.cells import ALL, SLO_S, Cell, HardwareSet
 from paldia import catalog
 from paldia.core.config import PolicyConfig
 from paldia.core.profiles import Profile
-from paldia.core.sharing import Way, throughput
+from paldia.core.sharing.prediction import Way, throughput
 from paldia.core.types import Hardware, Model, Slo
 from paldia.sim.scenario import Fault, FaultKind, Scenario, SimModel
 from paldia.sim.trace import Trace

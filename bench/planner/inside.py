@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from bench.planner.instances import Case, Instance
-from paldia.core.asks import batches_per_demand
 from paldia.core.config import PolicyConfig
-from paldia.core.forecast import RateEstimate
+from paldia.core.forecast.base import RateEstimate
 from paldia.core.observation import ModelMemory, Plan
-from paldia.core.sharing import Demand, Neighbours, Way, batch_sizes, predict
+from paldia.core.sharing.asks import batches_per_demand
+from paldia.core.sharing.prediction import Demand, Neighbours, Way, batch_sizes, predict
 from paldia.core.types import Hardware
 
 SLACK = 1e-6

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from paldia.core.errors import NotFoundError
 from paldia.core.observation import Candidate, ModelView
-from paldia.core.placement import Fleet
-from paldia.core.sharing import SharingRule
+from paldia.core.placement.occupancy import Fleet
+from paldia.core.sharing.prediction import SharingRule
 
 
 class HardwareRule(enum.Enum):
@@ -45,7 +45,7 @@ class Policy:
 
     @property
     def late_yields(self) -> bool:
-        """Whether requests that are late already let others pass; see `dispatch_types`."""
+        """Whether requests that are late already let others pass; see `dispatch.types`."""
         return self.sharing is SharingRule.LANES
 
     @property

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from paldia.core import scaling, selection
 from paldia.core.baselines import PALDIA, Policy, narrowed
-from paldia.core.choice import Choice, choose
 from paldia.core.config import PolicyConfig
-from paldia.core.docket import questions
-from paldia.core.emptying import consolidate
 from paldia.core.observation import Action, Candidate, Decision, Memory, Observation, Plan
-from paldia.core.questions import Found, Question
-from paldia.core.stability import is_lost
-from paldia.core.standing import held_to_share, standing
-from paldia.core.world import World
+from paldia.core.placement import selection
+from paldia.core.placement.choice import Choice, choose
+from paldia.core.placement.questions import Found, Question
+from paldia.core.placement.standing import held_to_share, standing
+from paldia.core.step import scaling
+from paldia.core.step.docket import questions
+from paldia.core.step.emptying import consolidate
+from paldia.core.step.stability import is_lost
+from paldia.core.step.world import World
 
 SPREADS = (2, 3, 4, 6, 8, 12, 16)
 """Numbers of nodes that work is divided over where fewer nodes have no room for it."""

@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from paldia.core.forecast import Forecaster
-from paldia.core.forecast_choice import DEFAULT
+from paldia.core.forecast.base import Forecaster
+from paldia.core.forecast.choice import DEFAULT
+from paldia.core.forecast.recurrence import Recurrence
 from paldia.core.profiles import Profile
-from paldia.core.recurrence import Recurrence
 from paldia.core.types import Hardware, Model, NodeState
 
 

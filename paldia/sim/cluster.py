@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from paldia.core.device import Device, Tenant
-from paldia.core.dispatch_lanes import Lane
+from paldia.core.dispatch.lanes import Lane
 from paldia.core.observation import Assignment, DeploymentState, DeploymentView, ModelPlan, NodeView
 from paldia.core.profiles import Profile
 from paldia.core.types import Hardware, NodeState

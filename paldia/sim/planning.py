@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from paldia.core import engine
 from paldia.core.baselines import Policy
-from paldia.core.dispatch_lanes import Lane
-from paldia.core.dispatch_types import ModelPlan as Route
-from paldia.core.memory import taught
+from paldia.core.dispatch.lanes import Lane
+from paldia.core.dispatch.types import ModelPlan as Route
 from paldia.core.observation import (
     Assignment,
     DemandView,
@@ -25,7 +24,8 @@ from paldia.core.observation import (
     Observation,
 )
 from paldia.core.profiles import Profile
-from paldia.core.sharing import SharingRule
+from paldia.core.sharing.prediction import SharingRule
+from paldia.core.step.memory import taught
 from paldia.sim.arrivals import History, LookAhead, mean_rate
 from paldia.sim.cluster import Change, Cluster, Process
 from paldia.sim.events import Agenda

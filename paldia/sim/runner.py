@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from paldia.core.baselines import Policy
-from paldia.core.dispatch_types import Limits
+from paldia.core.dispatch.types import Limits
 from paldia.core.errors import InvalidArgumentError
 from paldia.sim.arrivals import Feed
 from paldia.sim.bill import Bill

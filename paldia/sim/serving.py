@@ -15,8 +15,8 @@ from heapq import heappop, heappush
 import numpy as np
 import numpy.typing as npt
 
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_types import Counters, Dispatch, Limits, ModelPlan, Retry
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.types import Counters, Dispatch, Limits, ModelPlan, Retry
 from paldia.sim.arrivals import Feed
 from paldia.sim.cluster import Cluster, Machine, Process
 from paldia.sim.measure import ModelMeter

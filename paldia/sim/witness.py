@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from paldia.core.dispatch_types import Expire, Fail, Refuse
+from paldia.core.dispatch.types import Expire, Fail, Refuse
 from paldia.sim.scenario import Fate, RequestSink, Times
 
 

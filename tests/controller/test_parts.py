@@ -16,7 +16,7 @@ from paldia_controller.state import State
 from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
 from paldia.core.engine import Step
 from paldia.core.errors import OverloadedError
-from paldia.core.forecast import RateEstimate
+from paldia.core.forecast.base import RateEstimate
 from paldia.core.observation import (
     Action,
     Assignment,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paldia.core.device import Device, Tenant
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.profiles import Profile
-from paldia.core.sharing import Way, completion_time_s
+from paldia.core.sharing.prediction import Way, completion_time_s
 
 
 def profile(fraction: float = 1.0, penalty: float = 0.0, curve: tuple[float, ...] = ()) -> Profile:

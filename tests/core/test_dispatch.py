@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_finish import finish_s
-from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
-from paldia.core.dispatch_model import LATE_TURN
-from paldia.core.dispatch_queue import LazyHeap
-from paldia.core.dispatch_requests import Request
-from paldia.core.dispatch_types import (
+from paldia.core.dispatch.finish import finish_s
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
+from paldia.core.dispatch.model import LATE_TURN
+from paldia.core.dispatch.queue import LazyHeap
+from paldia.core.dispatch.requests import Request
+from paldia.core.dispatch.types import (
     Decision,
     Dispatch,
     Expire,

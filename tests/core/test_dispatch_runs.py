@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_finish import finish_s, work_off_s
-from paldia.core.dispatch_lanes import SUSPENSION_S, Lane, LaneState, linear_slowdowns
-from paldia.core.dispatch_requests import Request, Stay
-from paldia.core.dispatch_types import (
+from paldia.core.dispatch.finish import finish_s, work_off_s
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, linear_slowdowns
+from paldia.core.dispatch.requests import Request, Stay
+from paldia.core.dispatch.types import (
     Counters,
     Dispatch,
     Fail,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paldia.core.config import PolicyConfig
-from paldia.core.forecast import RateEstimate
-from paldia.core.queueing import pending_requests
+from paldia.core.forecast.base import RateEstimate
+from paldia.core.sharing.queueing import pending_requests
 from paldia.core.types import Slo
 
 CONFIG = PolicyConfig()

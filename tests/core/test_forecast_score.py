@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from bench import forecast_score as score
 from bench.forecast_score import Load
 from paldia.core.errors import InvalidArgumentError
-from paldia.core.forecast import RateEstimate
+from paldia.core.forecast.base import RateEstimate
 
 finite = st.floats(-1e6, 1e6)
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paldia.core import forecast_noise
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import InvalidArgumentError, NotFoundError
-from paldia.core.forecast import Forecaster, RateEstimate
-from paldia.core.forecast_blocks import BLOCK_LENGTHS_S, BLOCKS_KEPT, Blocks, Ladder
-from paldia.core.forecast_choice import DEFAULT, FORECASTERS, forecaster_named
-from paldia.core.forecast_past import BlockQuantile, WindowMax, forgetting_quantile
-from paldia.core.forecast_surprise import Surprise
-from paldia.core.forecast_trend import Holt
+from paldia.core.forecast import noise
+from paldia.core.forecast.base import Forecaster, RateEstimate
+from paldia.core.forecast.blocks import BLOCK_LENGTHS_S, BLOCKS_KEPT, Blocks, Ladder
+from paldia.core.forecast.choice import DEFAULT, FORECASTERS, forecaster_named
+from paldia.core.forecast.past import BlockQuantile, WindowMax, forgetting_quantile
+from paldia.core.forecast.surprise import Surprise
+from paldia.core.forecast.trend import Holt
 
 CONFIG = PolicyConfig()
 HORIZONS_S = (0.2, 1.0, 5.0, 10.0, 30.0, 60.0, 100.0, 3600.0)
@@ -173,21 +173,21 @@ class TestNoise:
     @given(st.floats(1e-9, 1 - 1e-9))
     def test_the_normal_quantile_is_the_known_one(self, probability: float) -> None:
         known = NormalDist().inv_cdf(probability)
-        assert forecast_noise.normal_quantile(probability) == pytest.approx(known, abs=1e-6)
+        assert noise.normal_quantile(probability) == pytest.approx(known, abs=1e-6)
 
     @given(st.floats(0, 1000), st.floats(0.1, 50), st.floats(1, 600), st.floats(0.5, 0.999))
     def test_the_highest_of_several_inverts_their_staying_below(
         self, rate: float, deviation: float, seconds: float, quantile: float
     ) -> None:
-        value = forecast_noise.highest(rate, deviation, seconds, quantile)
+        value = noise.highest(rate, deviation, seconds, quantile)
         if value > 0:
-            reached = forecast_noise.stays_below(value, rate, deviation, seconds)
+            reached = noise.stays_below(value, rate, deviation, seconds)
             assert reached == pytest.approx(quantile, abs=1e-6)
 
     def test_the_highest_second_of_a_poisson_minute_is_as_drawn(self) -> None:
         rng = np.random.default_rng(5)
         highest = rng.poisson(200, (4000, 60)).max(axis=1)
-        expected = forecast_noise.highest(200, math.sqrt(200), 60, 0.9)
+        expected = noise.highest(200, math.sqrt(200), 60, 0.9)
         assert np.mean(highest <= expected) == pytest.approx(0.9, abs=0.03)
 
 
@@ -203,7 +203,7 @@ class TestHolt:
         assert holt.peak(3600.0, 0.5) < 500
 
     def test_the_first_sample_is_no_rise(self) -> None:
-        expected = forecast_noise.highest(100, 10, 60, 0.5)
+        expected = noise.highest(100, 10, 60, 0.5)
         assert seen(Holt, [100.0]).peak(60.0, 0.5) == pytest.approx(expected)
 
     def test_a_fall_promises_no_less_than_now(self) -> None:
@@ -286,7 +286,7 @@ class TestSurprise:
         assert forecaster.peak(60.0, 0.99) < 40
 
     def test_beyond_a_minute_chance_has_as_many_seconds(self) -> None:
-        expected = forecast_noise.highest(100, 10, 600, 0.9)
+        expected = noise.highest(100, 10, 600, 0.9)
         assert seen(Surprise, [100.0] * 60).peak(600.0, 0.9) == pytest.approx(expected)
 
     @given(
@@ -307,7 +307,7 @@ class TestSurprise:
         )
 
         def probability(value: float) -> float:
-            chance = forecast_noise.stays_below(value, rate, math.sqrt(rate), 60.0)
+            chance = noise.stays_below(value, rate, math.sqrt(rate), 60.0)
             surprised = sum(1 for peak in kept if peak > value)
             return chance * (1 - surprised / (len(kept) + 1))
 

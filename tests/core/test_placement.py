@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paldia.core import engine
-from paldia.core.asks import batches_per_demand
 from paldia.core.config import PolicyConfig
 from paldia.core.observation import (
     DemandView,
@@ -22,10 +21,11 @@ from paldia.core.observation import (
     Observation,
     Plan,
 )
-from paldia.core.packing import Item, Packing, Room
-from paldia.core.placement import Fleet, Load
+from paldia.core.placement.occupancy import Fleet, Load
+from paldia.core.placement.packing import Item, Packing, Room
 from paldia.core.profiles import Profile
-from paldia.core.sharing import Demand, Neighbours, Way, predict
+from paldia.core.sharing.asks import batches_per_demand
+from paldia.core.sharing.prediction import Demand, Neighbours, Way, predict
 from paldia.core.types import Hardware, Model, NodeState, Slo
 
 GIB = 1 << 30

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paldia.core.errors import InvalidArgumentError
-from paldia.core.recurrence import HOURS_KEPT, Recurrence
+from paldia.core.forecast.recurrence import HOURS_KEPT, Recurrence
 
 HOUR_S = 3600.0
 

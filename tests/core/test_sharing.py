@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from paldia.core.config import PolicyConfig
 from paldia.core.profiles import Profile
-from paldia.core.sharing import (
+from paldia.core.sharing.prediction import (
     ALONE,
     Demand,
     Neighbours,

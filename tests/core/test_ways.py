@@ -9,14 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paldia.core.asks import Ask, batches_per_demand
 from paldia.core.config import PolicyConfig
-from paldia.core.costs import costs_of, stacked
-from paldia.core.offers import divided, judged
 from paldia.core.profiles import Profile
-from paldia.core.sharing import Demand, Neighbours, SharingRule, Way, batch_sizes, predict
+from paldia.core.sharing.asks import Ask, batches_per_demand
+from paldia.core.sharing.costs import costs_of, stacked
+from paldia.core.sharing.offers import divided, judged
+from paldia.core.sharing.prediction import (
+    Demand,
+    Neighbours,
+    SharingRule,
+    Way,
+    batch_sizes,
+    predict,
+)
+from paldia.core.sharing.ways import LANES, least_sm_share
 from paldia.core.types import Hardware, Slo
-from paldia.core.ways import LANES, least_sm_share
 
 CONFIG = PolicyConfig()
 LIMIT = CONFIG.utilisation_limit

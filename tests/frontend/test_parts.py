@@ -20,8 +20,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from paldia.api.convert import duration
 from paldia.api.v1 import routing_pb2, types_pb2
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_types import Dispatch, Retry
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.types import Dispatch, Retry
 from paldia.core.errors import (
     ExpiredError,
     InternalError,

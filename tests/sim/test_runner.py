@@ -14,7 +14,7 @@ import pytest
 from paldia.core.baselines import POLICIES, Policy, policy_named
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.profiles import Profile
-from paldia.core.sharing import SharingRule
+from paldia.core.sharing.prediction import SharingRule
 from paldia.core.types import OverloadPolicy
 from paldia.sim import measure
 from paldia.sim.outcome import ModelOutcome, Outcome

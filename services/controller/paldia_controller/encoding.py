@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from paldia.api import convert
 from paldia.api.v1 import state_pb2
 from paldia.core.errors import InvalidArgumentError, NotFoundError
-from paldia.core.forecast import Forecaster
-from paldia.core.forecast_choice import DEFAULT, forecaster_named
+from paldia.core.forecast.base import Forecaster
+from paldia.core.forecast.choice import DEFAULT, forecaster_named
+from paldia.core.forecast.recurrence import Recurrence
 from paldia.core.ledger import FORMER_MODELS, Energy, Ledger
 from paldia.core.observation import Memory, ModelMemory, ModelPlan
-from paldia.core.recurrence import Recurrence
 
 
 def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from paldia.core.dispatch_types import Dispatch, Retry
+from paldia.core.dispatch.types import Dispatch, Retry
 from paldia.core.errors import InternalError
 from paldia_frontend.merging import NotBatchedError, merge, split
 from paldia_frontend.requests import Normalised

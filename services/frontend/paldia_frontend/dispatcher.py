@@ -14,9 +14,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_requests import Request
-from paldia.core.dispatch_types import Dispatch, Expire, Fail, Refuse, Retry
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.requests import Request
+from paldia.core.dispatch.types import Dispatch, Expire, Fail, Refuse, Retry
 from paldia.core.errors import InternalError, NotFoundError, PaldiaError
 from paldia.kit.clock import Clock
 from paldia.kit.observability import logger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paldia.core.dispatch_types import Fail, FailCause, Refuse, RefuseCause
+from paldia.core.dispatch.types import Fail, FailCause, Refuse, RefuseCause
 from paldia.core.errors import (
     ExpiredError,
     InternalError,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from paldia.api.v1 import routing_pb2, routing_pb2_grpc
-from paldia.core.dispatch_types import Counters
+from paldia.core.dispatch.types import Counters
 from paldia.kit.lifecycle import wait_any
 from paldia.kit.observability import logger
 from paldia.kit.rpc import keep_stream, open_channel

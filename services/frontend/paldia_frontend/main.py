@@ -13,8 +13,8 @@ from tritonclient.grpc import service_pb2_grpc
 
 from paldia.api import convert
 from paldia.api.v1 import routing_pb2
-from paldia.core.dispatch import DispatchKernel
-from paldia.core.dispatch_types import Limits
+from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.types import Limits
 from paldia.kit.clock import SystemClock
 from paldia.kit.lifecycle import announce_ready, run, sleep_unless
 from paldia.kit.observability import configure_logging, logger

@@ -13,8 +13,8 @@ from tritonclient.grpc import model_config_pb2
 
 from paldia.api import convert
 from paldia.api.v1 import routing_pb2
-from paldia.core.dispatch_lanes import Lane, linear_slowdowns
-from paldia.core.dispatch_types import ModelPlan
+from paldia.core.dispatch.lanes import Lane, linear_slowdowns
+from paldia.core.dispatch.types import ModelPlan
 from paldia.core.errors import (
     InvalidArgumentError,
     NotFoundError,

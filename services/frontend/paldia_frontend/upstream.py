@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2_grpc
 
-from paldia.core.dispatch_types import Retry
+from paldia.core.dispatch.types import Retry
 from paldia.core.errors import (
     ExpiredError,
     OverloadedError,

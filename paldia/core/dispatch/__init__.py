@@ -1,0 +1,1 @@
+"""The frontend's kernel: batches, lanes, refusals."""

@@ -1,0 +1,67 @@
+"""Who is let in: as many as the limits allow, and whom a model that sheds can serve in time."""
+
+from __future__ import annotations
+
+import math
+
+from paldia.core.dispatch.model import ModelState
+from paldia.core.dispatch.requests import Request, Stay
+from paldia.core.dispatch.types import Limits, Refuse, RefuseCause
+
+
+class Admission:
+    """The account of what waits, for all models, and what the limits make of it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.queued = 0
+        self.queued_bytes = 0
+        self._limits = limits
+
+    def count_in(self, stay: Stay) -> None:
+        """Count what begins to wait."""
+        self.queued += stay.count
+        self.queued_bytes += stay.size_bytes
+
+    def count_out(self, stay: Stay) -> None:
+        """Count what waits no longer."""
+        self.queued -= stay.count
+        self.queued_bytes -= stay.size_bytes
+
+    def refusal(self, model: ModelState, request: Request) -> Refuse | None:
+        """Refuse a request, as of its arrival, or not."""
+        plan, now_s = model.plan, request.arrival_s
+        is_full = self._room(model, request.size_bytes) < 1
+        if not is_full and not model.sheds:
+            return None
+        done_s = model.best_completion_s(request.rank, request.rows, now_s)
+        # Nothing can be foretold while no lane is at hand.
+        wait_s = done_s - now_s if math.isfinite(done_s) else 0.0
+        if is_full:
+            return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
+        # Nor may it make those late with whom it shares a batch, for the batch is longer with it.
+        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request.rank, request.rows))
+        late_s = now_s + wait_s - due_s
+        if late_s > 0:
+            return Refuse.until(request.request_id, RefuseCause.SLO, late_s)
+        return None
+
+    def count_together(self, model: ModelState, first: Request, count: int) -> int:
+        """How many of a run may go in as one stay: they are not refused and wait alike.
+
+        While a model is cold each of them waits its own time, and where it sheds each is
+        refused or not by what waits before it.
+        """
+        if first.like_key is None or model.is_cold or model.sheds:
+            return 0
+        return max(0, min(count, self._room(model, first.size_bytes)))
+
+    def _room(self, model: ModelState, size_bytes: int) -> int:
+        """How many requests of a size the limits allow now."""
+        limits = self._limits
+        room = min(limits.requests_per_model - model.queued, limits.requests_in_all - self.queued)
+        bytes_left = min(
+            limits.bytes_per_model - model.queued_bytes, limits.bytes_in_all - self.queued_bytes
+        )
+        if size_bytes:
+            return min(room, bytes_left // size_bytes)
+        return room if bytes_left >= 0 else 0

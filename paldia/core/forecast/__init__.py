@@ -1,0 +1,1 @@
+"""Arrivals seen -> arrivals expected."""

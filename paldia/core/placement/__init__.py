@@ -1,0 +1,1 @@
+"""Which hardware, and which nodes: every candidate with its reason."""

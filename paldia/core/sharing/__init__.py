@@ -1,0 +1,1 @@
+"""How a way to share a device serves a demand: for one model, or for arrays of them."""

@@ -1,0 +1,1 @@
+"""What surrounds the decisions of one step: who is up, what is judged, what is carried on."""
