@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from dataclasses import replace
@@ -271,6 +272,24 @@ def test_batch_that_is_soon_done_does_not_hide_what_it_costs_the_rest():
     ask(kernel, 3, rows=8)
     # The small one would be done long before the lane is free, and slow down all the others.
     assert kernel.poll(0.0) == []
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(2, 4), st.integers(2, 40), st.floats(1.0, 4.0))
+def test_long_queue_is_worked_off_by_as_many_batches_at_once_as_get_most_done(
+    count: int, full_batches: int, slowdown: float
+):
+    rates = [running / (1 + (slowdown - 1) * (running - 1)) for running in range(1, count + 1)]
+    # Where one more gains or costs little, either is right.
+    if any(abs(more / less - 1) < 0.2 for less, more in itertools.pairwise(rates)):
+        return
+    one = lane(count=count, batch=4, points=((4, 1.0),))
+    kernel = kernel_with(
+        replace(one, slowdowns=linear_slowdowns(count, 1 + (slowdown - 1) * (count - 1)))
+    )
+    for request_id in range(4 * count * full_batches):
+        ask(kernel, request_id)
+    assert len(batches(kernel.poll(0.0))) == 1 + rates.index(max(rates))
 
 
 @pytest.mark.parametrize(("queued", "uses_slow"), [(1, False), (8, False), (10, True)])

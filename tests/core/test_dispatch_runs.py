@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paldia.core.dispatch.finish import finish_s, work_off_s
+from paldia.core.dispatch.finish import Joined, finish_s, work_off_s
 from paldia.core.dispatch.kernel import DispatchKernel
-from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, linear_slowdowns
+from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
 from paldia.core.dispatch.requests import Request, Stay
 from paldia.core.dispatch.types import (
     Counters,
@@ -213,7 +213,10 @@ def test_few_rows_are_done_when_all_places_together_would_have_done_them(
         states.append(state)
     on = states[joined] if joined is not None and joined < len(states) else None
     slots = [slot for it in states for slot in it.busy_slots(0.2, joined=int(it is on))]
-    assert work_off_s(states, rows, 0.2, on) == pytest.approx(finish_s(slots, rows))
+    if on is not None:
+        slots.append(Slot(0.6, on.lane, on.lane.slowdown_of(on.running + 1)))
+    starting = Joined(on, 0.6) if on is not None else None
+    assert work_off_s(states, rows, 0.2, starting) == pytest.approx(finish_s(slots, rows))
 
 
 # One by one or as runs, it's all the same.

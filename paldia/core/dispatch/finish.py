@@ -5,32 +5,41 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from paldia.core.dispatch.lanes import LaneState, Slot
 
 
+class Joined(NamedTuple):
+    """A batch that is to start now, and when it would be done."""
+
+    lane: LaneState
+    done_s: float
+
+    def slot(self) -> Slot:
+        """Give the place that it leaves."""
+        lane = self.lane.lane
+        return Slot(self.done_s, lane, lane.slowdown_of(self.lane.running + 1))
+
+
 def work_off_s(
-    lanes: Sequence[LaneState], rows: int, now_s: float, joined: LaneState | None = None
+    lanes: Sequence[LaneState], rows: int, now_s: float, joined: Joined | None = None
 ) -> float:
     """When `rows` rows would be done in the places that running batches leave.
 
-    Infinity if there are none; a new batch on `joined` is taken to slow its neighbours.
+    Infinity if there are none. A batch that `joined` starts now slows its neighbours, and
+    leaves a place as well.
     """
-    done_s = math.inf
-    for state in lanes:
-        slot = state.first_slot(now_s, state is joined)
-        if slot is None:
-            continue
-        free_at_s, lane, stretch = slot
-        if rows > lane.batch_limit or not lane.points:
-            break
+    on = joined.lane if joined else None
+    firsts = [slot for it in lanes if (slot := it.first_slot(now_s, it is on)) is not None]
+    if joined is not None:
+        firsts.append(joined.slot())
+    if all(rows <= slot.lane.batch_limit and slot.lane.points for slot in firsts):
         # A single batch: of each lane the first place will be the best for it.
-        done_s = min(done_s, free_at_s + lane.latency_s(rows) * stretch)
-    else:
-        return done_s
-    slots: list[Slot] = []
-    for state in lanes:
-        slots += state.busy_slots(now_s, joined=int(state is joined))
+        return min((slot.free_at_s + slot.latency_s(rows) for slot in firsts), default=math.inf)
+    slots = [slot for it in lanes for slot in it.busy_slots(now_s, joined=int(it is on))]
+    if joined is not None:
+        slots.append(joined.slot())
     return finish_s(slots, rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple, TypeAlias
 
-from paldia.core.dispatch.finish import finish_s, work_off_s
+from paldia.core.dispatch.finish import Joined, finish_s, work_off_s
 from paldia.core.dispatch.lanes import ROUNDING_S, LaneState
 from paldia.core.dispatch.queue import RequestQueue
 from paldia.core.dispatch.requests import PRIORITY_LAST, Stay
@@ -263,7 +263,7 @@ def _choose_lane(queue: RequestQueue, lanes: list[LaneState], now_s: float) -> S
         return start
     latest_s = work_off_s(lanes, queue.rows, now_s) + ROUNDING_S
     if best[0] <= latest_s and (
-        left <= 0 or work_off_s(lanes, left, now_s, joined=chosen) <= latest_s
+        left <= 0 or work_off_s(lanes, left, now_s, joined=Joined(chosen, best[0])) <= latest_s
     ):
         return start
     return Later(soonest_s)
