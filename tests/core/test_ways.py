@@ -150,6 +150,25 @@ def chosen_way(ask: Ask) -> tuple[int, int]:
     return int(offers.batch[0, 0]), int(offers.lanes[0, 0])
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(asks(), st.floats(1.0, 20.0))
+def test_where_nothing_keeps_up_the_way_is_one_that_gets_most_done(ask: Ask, factor: float) -> None:
+    """Whatever runs now."""
+    lanes = [count for count in LANES if count <= min(ask.most_lanes, CONFIG.lanes_limit)]
+    ways = [(batch, count) for batch in batch_sizes(ask.largest) for count in lanes]
+    capacity = {
+        (batch, count): float(foretold(ask, batch, count, 0.0).capacity)
+        for batch, count in ways
+        if (count - 1) * Way(ask.profile, batch, 1, ask.sm_percent).demand_fraction(batch) < 1
+    }
+    most = max(capacity.values())
+    worst = min(capacity, key=lambda way: capacity[way])
+    demand = replace(ask.demand, requests_per_second=factor * most)
+    offers = judged([replace(ask, demand=demand, now=worst)], SharingRule.LANES, CONFIG)
+    chosen = int(offers.batch[0, 0]), int(offers.lanes[0, 0])
+    assert capacity[chosen] >= 0.98 * most
+
+
 def test_what_runs_now_wins_a_tie_and_nothing_else() -> None:
     quiet, busy = ask_for(0), ask_for(5)
     assert chosen_way(quiet)[1] == 1

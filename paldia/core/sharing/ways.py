@@ -24,6 +24,8 @@ LANES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Lane counts that are tried, up to the limit."""
 CHUNK_VALUES = 12_000
 """Numbers in one array of a calculation, so that those at work stay in a core's cache."""
+_OVERLOADED_TIE = 0.01
+"""Share by which throughputs are alike where none is enough."""
 _SPACE_LANES_LIMIT = 32
 """Most batches at once under pure space sharing; it has no limit of its own."""
 
@@ -123,7 +125,7 @@ class _Grid:
         return np.broadcast_to(values, self.shape).reshape(*self.shape[:2], -1)
 
     def best(self, config: PolicyConfig) -> tuple[Ints, Ints]:
-        """Take the least latency among those that keep up.
+        """Take the least latency among those that keep up; if none does, what gets most done.
 
         Measured latencies differ by `improvement` from day to day, so what differs by less is
         a tie, unless it is about the SLO. Ties go to what runs now, then to fewer lanes, then
@@ -135,7 +137,10 @@ class _Grid:
         )
         able = self._flat(able & self.useful & (self.used + self.others <= self.stack.limit + TINY))
         latency_s = self._flat(foretold.latency_s)
-        usable = np.where(able.any(axis=-1, keepdims=True), able, self._flat(self.useful))
+        useful = self._flat(self.useful)
+        capacity = np.where(useful, self._flat(foretold.capacity), 0.0)
+        most = useful & (capacity >= (1 - _OVERLOADED_TIE) * capacity.max(axis=-1, keepdims=True))
+        usable = np.where(able.any(axis=-1, keepdims=True), able, most)
         times_s = np.where(usable, latency_s, math.inf)
         least_s = times_s.min(axis=-1, keepdims=True)
         kept = least_s <= self.stack.allowed_s[..., 0]
