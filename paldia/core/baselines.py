@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from paldia.core.errors import NotFoundError
 from paldia.core.observation import Candidate, ModelView
 from paldia.core.placement.occupancy import Fleet
+from paldia.core.profiles import Profile
 from paldia.core.sharing.prediction import SharingRule
 
 
@@ -25,7 +26,7 @@ class HardwareRule(enum.Enum):
     CHEAPEST_GPU = "cheapest GPU"
     """The cheapest GPU on which one request alone keeps the SLO, whatever the load."""
     FASTEST = "fastest"
-    """The hardware on which one request alone is answered first, always."""
+    """The hardware that gets most requests done in batches that keep the SLO, always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +94,28 @@ def narrowed(
     """Leave of the candidates what a rule would look at: all, or one."""
     if rule is HardwareRule.PLANNED:
         return tuple(options)
-    alone_s = {
-        option.hardware: profile.latency_s(1)
+    known = {
+        option.hardware: (option, profile)
         for option in options
         if option.servable and (profile := view.profiles[option.hardware]) is not None
     }
-    known = [option for option in options if option.hardware in alone_s]
-    kinds = {name: fleet.at(int(fleet.of_kind(name)[0])).hardware for name in alone_s}
+    slo_s = view.model.slo.latency_s
     if rule is HardwareRule.CHEAPEST_GPU:
-        fitting = [
-            option
-            for option in known
-            if kinds[option.hardware].gpus and alone_s[option.hardware] <= view.model.slo.latency_s
-        ]
+        kinds = {name: fleet.at(int(fleet.of_kind(name)[0])).hardware for name in known}
+        fitting = {
+            (kinds[name].price_usd_per_hour, name): option
+            for name, (option, profile) in known.items()
+            if kinds[name].gpus and profile.latency_s(1) <= slo_s
+        }
         if fitting:
-            cheapest = min(
-                fitting, key=lambda o: (kinds[o.hardware].price_usd_per_hour, o.hardware)
-            )
-            return (cheapest,)
-    return tuple(sorted(known, key=lambda option: (alone_s[option.hardware], option.hardware))[:1])
+            return (fitting[min(fitting)],)
+    by_speed = {
+        (_least_time_s(profile, slo_s), name): option for name, (option, profile) in known.items()
+    }
+    return (by_speed[min(by_speed)],) if by_speed else ()
+
+
+def _least_time_s(profile: Profile, slo_s: float) -> float:
+    """Give the seconds per request in the best of batches that keep the SLO; alone if none does."""
+    times_s = [seconds / batch for batch, seconds in profile.points if seconds <= slo_s]
+    return min(times_s, default=profile.latency_s(1))
