@@ -160,6 +160,32 @@ def test_falling_load_moves_it_back_only_after_the_saving_lasted(world: World) -
     assert quiet > world.config.wait_limit_s
 
 
+def test_a_saving_move_is_called_off_when_the_load_comes_back(world: World) -> None:
+    world.steps(10, m=45)
+    world.obedient = False
+    quiet = 0
+    while world.places("m") == ["f0"]:
+        world.step(m=2)
+        quiet += 1
+        assert quiet < 60
+    assert world.places("m") == ["s0"]
+    assert [a.node_id for a in world.plan["m"].retiring] == ["f0"]
+    decision = world.step(m=40)["m"]
+    assert decision.action is Action.MOVE
+    assert decision.reason.startswith("called off; slow:")
+    assert world.places("m") == ["f0"]
+    assert world.plan["m"].retiring == (), "the other one serves nothing yet"
+
+
+def test_a_move_that_the_slo_asks_for_is_not_called_off(world: World) -> None:
+    world.steps(5, m=10)
+    world.obedient = False
+    world.steps(6, m=45)
+    for rate in (45, 60, 200, 10):
+        world.step(m=rate)
+        assert world.places("m") == ["f0"], "whatever comes, the old place is no better"
+
+
 def test_load_at_the_edge_does_not_go_back_and_forth(world: World) -> None:
     moves = 0
     for second in range(300):

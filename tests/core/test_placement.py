@@ -16,6 +16,7 @@ from paldia.core.observation import (
     DemandView,
     DeploymentState,
     DeploymentView,
+    ModelMemory,
     ModelView,
     NodeView,
     Observation,
@@ -23,6 +24,7 @@ from paldia.core.observation import (
 )
 from paldia.core.placement.occupancy import Fleet, Load
 from paldia.core.placement.packing import Item, Packing, Room
+from paldia.core.placement.questions import Question, Seen
 from paldia.core.profiles import Profile
 from paldia.core.sharing.asks import batches_per_demand
 from paldia.core.sharing.prediction import Demand, Neighbours, Way, predict
@@ -84,7 +86,7 @@ def test_sums_are_those_of_what_is_there(
     for name in list(there):
         if data.draw(st.booleans()):
             assert fleet.forget(name) == there.pop(name)
-    fleet.hold(1, 0.25, 3.0)
+    fleet.hold(1, "leaver", 0.25, 3.0)
     for index in range(3):
         held = [load for spots in there.values() for at, load in spots if at == index]
         extra = 0.25 if index == 1 else 0.0
@@ -299,7 +301,27 @@ def test_room_is_kept_for_what_is_about_to_leave() -> None:
     assert math.isinf(fleet.slack[0])
     fleet.add(0, Load("a", 0.2, 1.0 * GIB, 0.3))
     before = float(fleet.slack[0])
-    fleet.hold(0, 0.1, 2.0 * GIB)
+    fleet.hold(0, "leaver", 0.1, 2.0 * GIB)
     assert fleet.slack[0] == pytest.approx(before - 0.1)
     assert fleet.used_bytes[0] == 3 * GIB
     assert fleet.count[0] == 1
+
+
+def _view(name: str) -> ModelView:
+    return ModelView(Model(name, "a" * 64, Slo(0.1)), DemandView(0.0, 1.0), {})
+
+
+def test_what_a_model_is_about_to_leave_is_room_to_itself() -> None:
+    fleet, before = Fleet(nodes(2)), Fleet(nodes(2))
+    for each in (fleet, before):
+        each.add(0, Load("a", 0.2, 1.0 * GIB, 0.3))
+    fleet.hold(0, "m", 0.1, 2.0 * GIB)
+    alone = Seen(Question(_view("m"), ModelMemory(), (), 0.0), before, PolicyConfig())
+    seen = Seen(Question(_view("m"), ModelMemory(), (), 0.0), fleet, PolicyConfig())
+    other = Seen(Question(_view("o"), ModelMemory(), (), 0.0), fleet, PolicyConfig())
+    assert seen.used[0] == pytest.approx(alone.used[0])
+    assert seen.room[0] == pytest.approx(alone.room[0])
+    assert seen.left_bytes[0] == alone.left_bytes[0]
+    assert seen.preference[0] > alone.preference[0], "it rather goes back than elsewhere"
+    assert other.used[0] == pytest.approx(alone.used[0] + 0.1)
+    assert other.left_bytes[0] == alone.left_bytes[0] - 2 * GIB

@@ -43,6 +43,8 @@ def choose(
     if any(a.artifact_digest != question.view.model.artifact_digest for a in before.target):
         chosen = now if now.feasible or best is None or not best.feasible else best
         return Choice(Action.UPDATE, f"a new artifact; {_praise(chosen)}", chosen)
+    if question.policy.moves and (back := _way_back(now, options, before, fleet)) is not None:
+        return Choice(_kind(now, back), f"called off; {now.hardware}: {now.detail}", back)
     if best is None or _places(best) == _places(now) or not question.policy.moves:
         return _stay(now, before, _praise(now))
     if is_changing(before, fleet.nodes):
@@ -72,6 +74,16 @@ def is_changing(plan: ModelPlan, nodes: Mapping[str, NodeView]) -> bool:
         state_of(nodes.get(a.node_id), plan.model, a) is not DeploymentState.READY
         for a in plan.target
     )
+
+
+def _way_back(
+    now: Candidate, options: Sequence[Candidate], before: ModelPlan, fleet: Fleet
+) -> Candidate | None:
+    """Give what a model is about to leave, if the target is still starting and won't do now."""
+    if now.feasible or not before.retiring or not is_changing(before, fleet.nodes):
+        return None
+    places = {assignment.place for assignment in before.retiring}
+    return next((each for each in options if each.feasible and _places(each) <= places), None)
 
 
 def _start_usd(question: Question, best: Candidate, fleet: Fleet) -> float:

@@ -79,6 +79,7 @@ class Fleet:
         self.preference = np.zeros(len(ordered))
         self._held = np.zeros(len(ordered))
         self._held_bytes = np.zeros(len(ordered))
+        self._leaving: dict[str, list[tuple[int, float, float]]] = {}
         self._loads: list[dict[str, Load]] = [{} for _ in ordered]
         self._places: dict[str, list[int]] = {}
 
@@ -118,11 +119,16 @@ class Fleet:
         for index, load in loads:
             self.add(index, load)
 
-    def hold(self, index: int, used: float, memory_bytes: float) -> None:
+    def hold(self, index: int, model: str, used: float, memory_bytes: float) -> None:
         """Count in what is about to leave a node, and takes room until it has."""
         self._held[index] += used
         self._held_bytes[index] += memory_bytes
+        self._leaving.setdefault(model, []).append((index, used, memory_bytes))
         self._sum_up(index)
+
+    def leaving(self, model: str) -> list[tuple[int, float, float]]:
+        """Nodes that a model is about to leave, with what it takes of each until it has."""
+        return self._leaving.get(model, [])
 
     def _sum_up(self, index: int) -> None:
         """Summed anew each time, so that rounding doesn't add up."""

@@ -104,8 +104,8 @@ class Seen:
         self.used, self.preference, slack = fleet.used, fleet.preference, fleet.slack
         self.left_bytes = fleet.capacity_bytes - fleet.used_bytes
         self.limit = config.utilisation_limit
-        places = fleet.places(model)
-        if places:
+        places, leaving = fleet.places(model), fleet.leaving(model)
+        if places or leaving:
             self.used, self.preference, slack = (
                 array.copy() for array in (fleet.used, fleet.preference, fleet.slack)
             )
@@ -118,6 +118,11 @@ class Seen:
                 slack[index] = fleet.slack_beside(index, model)
                 self.running[index] = fleet.count[index] > 1
                 self.preference[index] += _HERE
+        for index, used, memory_bytes in leaving:
+            self.used[index] = max(0.0, self.used[index] - used)
+            self.left_bytes[index] += memory_bytes
+            slack[index] += used
+            self.preference[index] += _HERE
         self.usable = fleet.usable
         if self.avoided:
             self.usable = fleet.usable.copy()

@@ -83,7 +83,7 @@ class Prospects:
                 self._fleet.add(index, load)
                 rows.setdefault(plan.model, Row(offers, at))
             elif self._fleet.own(index, plan.model) is None:
-                self._fleet.hold(index, load.used, load.memory_bytes)
+                self._fleet.hold(index, plan.model, load.used, load.memory_bytes)
         return rows
 
     def tuned(self, questions: Sequence[Question]) -> list[Question]:

@@ -124,7 +124,7 @@ class World:
         retiring = {a.node_id for a in plan.retiring}
         for index, before in left:
             if index not in nodes and self.fleet.ids[index] in retiring:
-                self.fleet.hold(index, before.used, before.memory_bytes)
+                self.fleet.hold(index, plan.model, before.used, before.memory_bytes)
 
     def _slo_unreachable(
         self, question: Question, options: tuple[Candidate, ...], choice: Choice
