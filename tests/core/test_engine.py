@@ -177,6 +177,31 @@ def test_a_saving_move_is_called_off_when_the_load_comes_back(world: World) -> N
     assert world.plan["m"].retiring == (), "the other one serves nothing yet"
 
 
+def test_a_place_that_is_outgrown_before_it_has_started_is_passed_by(world: World) -> None:
+    world.nodes["t0"] = Hardware("fastest", 0.30, 4 << 30)
+    world.profiles["fastest"] = Profile(((1, 0.002), (2, 0.004)), 3.0, 100 << 20)
+    world.steps(5, m=10)
+    world.obedient = False
+    world.steps(2, m=30)
+    assert world.places("m") == ["f0"]
+    decision = world.step(m=120)["m"]
+    assert decision.action is Action.MOVE
+    assert world.places("m") == ["t0"]
+    assert [a.node_id for a in world.plan["m"].retiring] == ["s0"], "which serves meanwhile"
+
+
+def test_what_piles_up_is_no_reason_to_leave_a_place_that_is_starting(world: World) -> None:
+    world.nodes["t0"] = Hardware("fastest", 0.30, 4 << 30)
+    world.profiles["fastest"] = Profile(((1, 0.002), (2, 0.004)), 3.0, 100 << 20)
+    world.steps(5, m=10)
+    world.obedient = False
+    world.steps(2, m=30)
+    assert world.places("m") == ["f0"]
+    for _ in range(int(world.config.backlog_limit_s) + 15):
+        world.step(m=30, backlog=40)
+        assert world.places("m") == ["f0"]
+
+
 def test_a_move_that_the_slo_asks_for_is_not_called_off(world: World) -> None:
     world.steps(5, m=10)
     world.obedient = False

@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from paldia.core.config import PolicyConfig
-from paldia.core.observation import Action, Candidate, DeploymentState, ModelPlan, NodeView
+from paldia.core.observation import (
+    Action,
+    Candidate,
+    DeploymentState,
+    ModelPlan,
+    NodeView,
+    Verdict,
+)
 from paldia.core.placement import selection
 from paldia.core.placement.occupancy import Fleet
 from paldia.core.placement.questions import Question
@@ -47,7 +54,7 @@ def choose(
         return Choice(_kind(now, back), f"called off; {now.hardware}: {now.detail}", back)
     if best is None or _places(best) == _places(now) or not question.policy.moves:
         return _stay(now, before, _praise(now))
-    if is_changing(before, fleet.nodes):
+    if is_changing(before, fleet.nodes) and not (best.feasible and _outgrown(now, question)):
         return _stay(now, before, f"{now.hardware} is still starting: {now.detail}")
     if best.feasible and not now.feasible:
         return Choice(_kind(now, best), f"{now.hardware}: {now.detail}; {_praise(best)}", best)
@@ -68,8 +75,17 @@ def _stay(now: Candidate, before: ModelPlan, reason: str) -> Choice:
     return Choice(Action.KEEP, reason, now)
 
 
+def _outgrown(now: Candidate, question: Question) -> bool:
+    """Whether a place would not do whatever waits.
+
+    What has piled up says nothing of the merits of a place that is still starting.
+    """
+    rate_alone = not question.memory.backlog or now.verdict is Verdict.THROUGHPUT
+    return not now.feasible and rate_alone
+
+
 def is_changing(plan: ModelPlan, nodes: Mapping[str, NodeView]) -> bool:
-    """Whether the target is still starting; its backlog says nothing about its merits yet."""
+    """Whether the target is still starting."""
     return any(
         state_of(nodes.get(a.node_id), plan.model, a) is not DeploymentState.READY
         for a in plan.target
