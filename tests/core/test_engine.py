@@ -361,10 +361,28 @@ def test_no_keep_alive_still_serves_what_waits(world: World) -> None:
     assert world.places("m") == ["s0"]
 
 
+def test_a_model_is_loaded_ahead_of_what_comes_each_hour(world: World) -> None:
+    """And not for what has stopped."""
+    world.models["m"] = model(min_replicas=0, keep_alive_s=60)
+    world.now_s = 7200.0 - 1
+    loaded = []
+    for second in range(2 * 3600 - 10):
+        world.step(m=2.0 if second < 900 or second // 60 == 40 else 0.0)
+        if bool(world.places("m")) != (bool(loaded) and loaded[-1][1]):
+            loaded.append((second, bool(world.places("m"))))
+    starts = [second for second, there in loaded if there]
+    due = [0, 2400, 3600, 6000]
+    ahead = [second - start for second, start in zip(due, starts, strict=True)]
+    assert ahead[:2] == [0, 0]
+    assert all(0 < seconds <= 5 for seconds in ahead[2:]), "by its load time"
+    ends = [second for second, there in loaded if not there]
+    assert ends == [900 + 60, 2460 + 60, 3660 + 60, 6060 + 60], "keep-alive after each"
+
+
 def test_a_clock_set_back_stops_neither_savings_nor_unloading(world: World) -> None:
     world.models["m"] = model(min_replicas=0, keep_alive_s=10)
     world.steps(3, m=1)
-    world.now_s -= 3600
+    world.now_s -= 3000
     world.steps(13)
     assert world.places("m") == []
 

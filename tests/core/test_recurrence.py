@@ -47,6 +47,24 @@ def test_nothing_is_expected_of_what_was_never_seen() -> None:
     assert seen({}, 0.5).expected(0.6 * HOUR_S, 0.9 * HOUR_S) == 0
 
 
+def test_requests_begin_where_they_came_after_a_pause() -> None:
+    known = seen({7: 3.0, 8: 3.0, 30: 3.0, 31: 1e-9}, 1.0, quiet=0.0)
+
+    def begins(minute: float, pause_s: float = 600.0) -> bool:
+        at_s = HOUR_S + minute * 60
+        return known.begins(at_s - 30, at_s + 29, pause_s)
+
+    assert begins(7)
+    assert begins(30)
+    assert known.begins(HOUR_S + 6 * 60, HOUR_S + 7 * 60, 600.0), "ahead of it"
+    assert not begins(9), "they went on from the minute before"
+    assert not begins(6)
+    assert not begins(32), "an average that fades is no request"
+    assert not begins(30, pause_s=25 * 60), "the pause wasn't as long"
+    assert not seen({}, 2.0).begins(2 * HOUR_S, 3 * HOUR_S, 600.0), "nothing begins that goes on"
+    assert not Recurrence().begins(0.0, 1e6, 0.0)
+
+
 samples = st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 2e4)), max_size=60)
 
 

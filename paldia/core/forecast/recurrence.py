@@ -16,6 +16,8 @@ from paldia.core.errors import InvalidArgumentError
 MINUTE_S = 60.0
 MINUTES = 60
 HOURS_KEPT = 3
+LEAST_RATE = 1 / MINUTE_S
+"""Requests per second of one in a minute; less is what is left of an average that fades."""
 _UNKNOWN = -1.0
 
 
@@ -52,6 +54,16 @@ class Recurrence:
         first, last = math.floor(from_s / MINUTE_S), math.floor(until_s / MINUTE_S)
         minutes = range(first, min(last, first + MINUTES - 1) + 1)
         return max(map(self._usual, minutes), default=0.0)
+
+    def begins(self, from_s: float, until_s: float, quiet_s: float) -> bool:
+        """Whether requests usually come in a minute of that span, after none for so long."""
+        first, last = math.floor(from_s / MINUTE_S), math.floor(until_s / MINUTE_S)
+        before = range(1, min(MINUTES - 1, math.ceil(quiet_s / MINUTE_S)) + 1)
+        return any(
+            self._usual(minute) >= LEAST_RATE
+            and all(self._usual(minute - back) < LEAST_RATE for back in before)
+            for minute in range(first, min(last, first + MINUTES - 1) + 1)
+        )
 
     def _usual(self, minute: int) -> float:
         rates = self.hours[minute % MINUTES]

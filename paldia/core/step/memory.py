@@ -53,12 +53,13 @@ def remember(
     memory = taught(memory, view.demand.arrivals, view.demand.interval_s, now_s, config)
     backlog_since_s = (memory.backlog_since_s or now_s) if view.demand.backlog else None
     lasting = backlog_since_s is not None and now_s - backlog_since_s >= config.backlog_limit_s
+    horizon_s = _horizon_s(view, activation_s)
     return replace(
         memory,
-        expected_rate=_expected_rate(view, memory, activation_s, now_s, config),
+        expected_rate=_expected_rate(view, memory, horizon_s, now_s, config),
         backlog=view.demand.backlog if lasting else 0,
         backlog_since_s=backlog_since_s,
-        last_used_s=scaling.last_used_s(view, memory, now_s),
+        last_used_s=scaling.last_used_s(view, memory, now_s, horizon_s),
         avoid=tuple(sorted((node, until) for node, until in avoid.items() if until > now_s)),
         unready_since_s=unready_since_s,
     )
@@ -75,14 +76,18 @@ def taught(
     return replace(memory, rate=rate, recurrence=recurrence)
 
 
+def _horizon_s(view: ModelView, activation_s: float) -> float:
+    """How long it takes until hardware that isn't there serves the model."""
+    loads_s = [profile.load_s for profile in view.profiles.values() if profile is not None]
+    return max(1.0, activation_s + max(loads_s, default=0.0))
+
+
 def _expected_rate(
-    view: ModelView, memory: ModelMemory, activation_s: float, now_s: float, config: PolicyConfig
+    view: ModelView, memory: ModelMemory, horizon_s: float, now_s: float, config: PolicyConfig
 ) -> float:
     """How much hardware has to be held for: nothing more can be had any sooner."""
     if view.demand.future_requests_per_second is not None:
         return view.demand.future_requests_per_second
-    loads_s = [profile.load_s for profile in view.profiles.values() if profile is not None]
-    horizon_s = max(1.0, activation_s + max(loads_s, default=0.0))
     return max(
         memory.rate.requests_per_second,
         memory.rate.peak(horizon_s, config.peak_quantile),
