@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from paldia.core.config import PolicyConfig
 from paldia.core.profiles import Amount
 from paldia.core.sharing.asks import TINY, Ask, Stack
 from paldia.core.sharing.costs import Floats, Ints, held_costs
-from paldia.core.sharing.prediction import SharingRule, Way, batch_sizes, queued_batches
+from paldia.core.sharing.prediction import Prediction, SharingRule, Way, batch_sizes, queued_batches
 
 SM_PERCENTS = tuple(range(10, 101, 10))
 LANES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -26,6 +27,8 @@ CHUNK_VALUES = 12_000
 """Numbers in one array of a calculation, so that those at work stay in a core's cache."""
 _OVERLOADED_TIE = 0.01
 """Share by which throughputs are alike where none is enough."""
+_BATCHES_WAITED = 2
+"""Batches that must end within what is allowed: the one just missed, and one's own."""
 _SPACE_LANES_LIMIT = 32
 """Most batches at once under pure space sharing; it has no limit of its own."""
 
@@ -137,10 +140,7 @@ class _Grid:
         )
         able = self._flat(able & self.useful & (self.used + self.others <= self.stack.limit + TINY))
         latency_s = self._flat(foretold.latency_s)
-        useful = self._flat(self.useful)
-        capacity = np.where(useful, self._flat(foretold.capacity), 0.0)
-        most = useful & (capacity >= (1 - _OVERLOADED_TIE) * capacity.max(axis=-1, keepdims=True))
-        usable = np.where(able.any(axis=-1, keepdims=True), able, most)
+        usable = np.where(able.any(axis=-1, keepdims=True), able, self._best_of_bad(foretold))
         times_s = np.where(usable, latency_s, math.inf)
         least_s = times_s.min(axis=-1, keepdims=True)
         kept = least_s <= self.stack.allowed_s[..., 0]
@@ -158,6 +158,21 @@ class _Grid:
             chosen[:, -1] = self._leanest(able[:, -1], latency_s[:, -1], chosen[:, -1])
         lane, size = np.divmod(chosen, self.shape[-1])
         return np.take_along_axis(self.sizes, size, axis=1), self.counts[lane]
+
+    def _best_of_bad(self, foretold: Prediction) -> npt.NDArray[np.bool_]:
+        """Mark the ways that get most done, of those that get anything done in time.
+
+        A request that has just missed a batch has to wait for it and for its own: where both
+        take longer than is allowed, a high throughput helps nobody.
+        """
+        useful = self._flat(self.useful)
+        capacity = np.where(useful, self._flat(foretold.capacity), 0.0)
+        batch_s = self._flat(self.batch * self.lanes) / np.maximum(TINY, capacity)
+        prompt = useful & (_BATCHES_WAITED * batch_s <= self.stack.allowed_s[..., 0])
+        chosen = np.where(prompt.any(axis=-1, keepdims=True), prompt, useful)
+        capacity = np.where(chosen, capacity, 0.0)
+        most = (1 - _OVERLOADED_TIE) * capacity.max(axis=-1, keepdims=True)
+        return np.asarray(chosen & (capacity >= most))
 
     def _position_now(self) -> Ints:
         """Where in the grid the way is that each has now; -1 if nowhere."""
