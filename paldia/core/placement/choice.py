@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from paldia.core.config import PolicyConfig
-from paldia.core.observation import (
-    Action,
-    Candidate,
-    DeploymentState,
-    ModelPlan,
-    NodeView,
-    Verdict,
-)
+from paldia.core.observation import Action, Candidate, DeploymentState, ModelPlan, NodeView
 from paldia.core.placement import selection
 from paldia.core.placement.occupancy import Fleet
 from paldia.core.placement.questions import Question
@@ -54,7 +47,7 @@ def choose(
         return Choice(_kind(now, back), f"called off; {now.hardware}: {now.detail}", back)
     if best is None or _places(best) == _places(now) or not question.policy.moves:
         return _stay(now, before, _praise(now))
-    if is_changing(before, fleet.nodes) and not (best.feasible and _outgrown(now, question)):
+    if is_changing(before, fleet.nodes) and (now.feasible or not best.feasible):
         return _stay(now, before, f"{now.hardware} is still starting: {now.detail}")
     if best.feasible and not now.feasible:
         return Choice(_kind(now, best), f"{now.hardware}: {now.detail}; {_praise(best)}", best)
@@ -73,15 +66,6 @@ def _stay(now: Candidate, before: ModelPlan, reason: str) -> Choice:
     if now.assignments != before.target:
         return Choice(Action.TUNE, f"the same place is better used: {now.detail}", now)
     return Choice(Action.KEEP, reason, now)
-
-
-def _outgrown(now: Candidate, question: Question) -> bool:
-    """Whether a place would not do whatever waits.
-
-    What has piled up says nothing of the merits of a place that is still starting.
-    """
-    rate_alone = not question.memory.backlog or now.verdict is Verdict.THROUGHPUT
-    return not now.feasible and rate_alone
 
 
 def is_changing(plan: ModelPlan, nodes: Mapping[str, NodeView]) -> bool:

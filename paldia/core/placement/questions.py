@@ -91,6 +91,8 @@ class Seen:
     """The fleet as one model sees it: without itself.
 
     Attributes:
+        avoided: nodes on which it failed to start a short while ago; `closed` are these and
+            those where it is held to a share of the SMs.
         used: share of each device that others take, `left_bytes` of memory that they leave.
         room: share of it that the others bear to lose; below 0 where it may not go at all.
         preference: the greater the better.
@@ -123,8 +125,11 @@ class Seen:
             self.left_bytes[index] += memory_bytes
             slack[index] += used
             self.preference[index] += _HERE
+        # A process keeps the share of the SMs it started with: only as it is can it go on there.
+        held = {fleet.index.get(a.node_id) for a in question.current if a.sm_percent < 100}
+        self.closed = self.avoided | {index for index in held if index is not None}
         self.usable = fleet.usable
-        if self.avoided:
+        if self.closed:
             self.usable = fleet.usable.copy()
-            self.usable[sorted(self.avoided)] = False
+            self.usable[sorted(self.closed)] = False
         self.room = np.where(self.usable, slack, -1.0)

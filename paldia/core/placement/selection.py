@@ -81,7 +81,7 @@ def on_kind(question: Question, hardware: str, seen: Seen) -> Found:
         return Found(Candidate(hardware, Verdict.CANNOT_RUN, detail))
     part = fleet.part(hardware)
     if not seen.usable[part].any():
-        detail = verdicts.of_no_node(fleet, hardware, seen.avoided)
+        detail = verdicts.of_no_node(fleet, hardware, seen.avoided, seen.closed)
         return Found(Candidate(hardware, Verdict.NOT_ENOUGH_NODES, detail))
     row = question.kinds.get(hardware)
     if row is None:

@@ -39,7 +39,7 @@ def of_memory(needed_bytes: float, free_bytes: float) -> str:
     return f"needs {int(needed_bytes) >> 20} MiB, {int(max(0.0, free_bytes)) >> 20} MiB are free"
 
 
-def of_no_node(fleet: Fleet, hardware: str, avoided: frozenset[int]) -> str:
+def of_no_node(fleet: Fleet, hardware: str, avoided: frozenset[int], closed: frozenset[int]) -> str:
     """Say why no node of a kind can be used."""
     reasons = []
     nodes = fleet.of_kind(hardware).tolist()
@@ -49,6 +49,8 @@ def of_no_node(fleet: Fleet, hardware: str, avoided: frozenset[int]) -> str:
             reasons.append(f"{node.node_id}: {node.problem}")
         elif index in avoided:
             reasons.append(f"{node.node_id}: the model failed to start there a short while ago")
+        elif index in closed:
+            reasons.append(f"{node.node_id}: the model is held to a share of the SMs there")
         else:
             reasons.append(f"{node.node_id} is {node.state.value}")
     more = len(nodes) - len(reasons)

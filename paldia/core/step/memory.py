@@ -51,7 +51,9 @@ def remember(
             failed.append(assignment.node_id)
     avoid = dict(memory.avoid) | dict.fromkeys(failed, now_s + config.avoid_s)
     memory = taught(memory, view.demand.arrivals, view.demand.interval_s, now_s, config)
-    backlog_since_s = (memory.backlog_since_s or now_s) if view.demand.backlog else None
+    # What piles up while a place is starting says nothing of its merits.
+    piling = view.demand.backlog and not waiting
+    backlog_since_s = (memory.backlog_since_s or now_s) if piling else None
     lasting = backlog_since_s is not None and now_s - backlog_since_s >= config.backlog_limit_s
     horizon_s = _horizon_s(view, activation_s)
     return replace(
