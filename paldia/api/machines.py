@@ -40,3 +40,19 @@ def hardware_from_proto(hardware: pb.Hardware) -> Hardware:
         idle_watts=hardware.idle_watts,
         rated_watts=hardware.rated_watts,
     )
+
+
+def hardware_to_proto(hardware: Hardware, gpu_name: str = "") -> pb.Hardware:
+    """Encode a machine; its GPUs are alike, and their memory is the machine's."""
+    shared_bytes = hardware.memory_bytes // hardware.gpus if hardware.gpus else 0
+    return pb.Hardware(
+        name=hardware.name,
+        price_usd_per_hour=hardware.price_usd_per_hour,
+        memory_bytes=hardware.memory_bytes,
+        cores=hardware.cores,
+        gpus=[pb.Gpu(name=gpu_name, memory_bytes=shared_bytes) for _ in range(hardware.gpus)],
+        sm_shares=hardware.sm_shares,
+        activation=convert.duration(hardware.activation_s),
+        idle_watts=hardware.idle_watts,
+        rated_watts=hardware.rated_watts,
+    )

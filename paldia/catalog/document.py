@@ -149,6 +149,17 @@ def read(path: Path, top: str) -> dict[str, Entry]:
     Raises:
         InvalidArgumentError: the file can't be read, isn't YAML or isn't laid out like this.
     """
+    return dict(read_parts(path, (top,))[top].items())
+
+
+def read_parts(
+    path: Path, required: Collection[str], optional: Collection[str] = ()
+) -> dict[str, Entry]:
+    """Give what stands under the keys of a file, `sources` aside.
+
+    Raises:
+        InvalidArgumentError: the file can't be read, isn't YAML or isn't laid out like this.
+    """
     try:
         if path.stat().st_size > SIZE_LIMIT_BYTES:
             raise InvalidArgumentError(f"{path}: more than {SIZE_LIMIT_BYTES} bytes")
@@ -163,9 +174,10 @@ def read(path: Path, top: str) -> dict[str, Entry]:
     except yaml.YAMLError as error:
         raise InvalidArgumentError(f"{path}: not YAML: {error}") from error
     if node is None:
-        raise InvalidArgumentError(f"{path}:1: the file is empty; expected the key {top}")
+        expected = ", ".join(required)
+        raise InvalidArgumentError(f"{path}:1: the file is empty; expected the key {expected}")
     sources: dict[str, str] = {}
-    fields = Entry(str(path), "", node, sources).fields((top,), ("sources",))
+    fields = Entry(str(path), "", node, sources).fields(required, ("sources", *optional))
     if "sources" in fields:
-        sources.update((key, inner.text()) for key, inner in fields["sources"].items())
-    return dict(fields[top].items())
+        sources.update((key, inner.text()) for key, inner in fields.pop("sources").items())
+    return fields

@@ -34,7 +34,12 @@ class Machine:
     figures: tuple[Figure, ...]
 
 
-def _machine(name: str, entry: Entry) -> Machine:
+def machine(name: str, entry: Entry) -> Machine:
+    """Read one kind of machine.
+
+    Raises:
+        InvalidArgumentError: with the file, the line, the key and what was expected.
+    """
     fields = entry.fields(_REQUIRED, _OPTIONAL)
     shown: list[Figure] = []
     numbers: dict[str, float] = {}
@@ -72,4 +77,4 @@ def load_machines(path: Path) -> Mapping[str, Machine]:
     Raises:
         InvalidArgumentError: with the file, the line, the key and what was expected.
     """
-    return {name: _machine(name, entry) for name, entry in read(path, "hardware").items()}
+    return {name: machine(name, entry) for name, entry in read(path, "hardware").items()}

@@ -22,6 +22,7 @@ from paldia.cli.options import (
 )
 from paldia.cli.output import print_json, show
 from paldia.cli.progress import progress
+from paldia.cli.recalling import recall
 from paldia.client import Client, OverloadPolicy
 from paldia.client.deploying import DEPLOY_TIMEOUT_S, model_name
 from paldia.core.errors import NotServableError
@@ -129,14 +130,31 @@ def explain(
     limit: Annotated[
         int, typer.Option(metavar="N", min=1, max=1000, help="How many decisions to show.")
     ] = 10,
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Show the record in force then: 14:05 of today, -5m (minutes ago), or ISO 8601.",
+        ),
+    ] = None,
+    replay: Annotated[
+        bool,
+        typer.Option(
+            "--replay",
+            help="Decide again from what was recorded, and exit with 1 if it comes out otherwise.",
+        ),
+    ] = False,
     controller: Controller = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show why a model is where it is.
+    """Show why a model is where it is, or where it was.
 
     Lists every kind of hardware with predicted latency, throughput, price and verdict, why
     the winner won, the profiles that rests on, and recent decisions.
     """
+    if at is not None or replay:
+        recall(name, at, replay=replay, controller=controller, as_json=as_json)
+        return
     with Client(controller) as client:
         found = client.explain(name, limit=limit)
     print_json(found) if as_json else show(*render.explanation(found))

@@ -14,6 +14,7 @@ from paldia.client import (
     Candidate,
     ClusterStatus,
     Decision,
+    Demand,
     Explanation,
     Model,
     ModelPhase,
@@ -26,6 +27,11 @@ from paldia.client import (
 
 _WHOLE_PERCENT = 100
 _WATT_HOUR_J = 3600.0
+_HELD_FOR = {
+    "rate": "as many as come",
+    "peak": "as many may come before other hardware could be there",
+    "recurrence": "again as in the hours before",
+}
 _MODELS_SPLIT = 5
 """Models whose part of the bill is shown one by one."""
 
@@ -166,7 +172,7 @@ def explanation(found: Explanation) -> list[RenderableType]:
     if current is None:
         parts += ["no decision yet: it is decided once a profile is there"]
     else:
-        parts += ["", *_decision(current)]
+        parts += ["", *decision(current, "now")]
     if found.profiles:
         parts += ["", profiles(found.profiles, title="Profiles it rests on")]
     if found.decisions:
@@ -174,15 +180,15 @@ def explanation(found: Explanation) -> list[RenderableType]:
     return parts
 
 
-def _decision(decision: Decision) -> list[RenderableType]:
-    demand = decision.demand
+def decision(made: Decision, when: str) -> list[RenderableType]:
+    """Give all candidates with the numbers that decided; `when` is the time of the demand."""
     headings = (
         *("", "HARDWARE", "NODES", "LANES", ">MS", ">MAX REQ/S", ">USD/H", ">ADDED", ">USE"),
         "VERDICT",
     )
     rows = [
         (
-            "*" if index == decision.chosen else "",
+            "*" if index == made.chosen else "",
             candidate.hardware,
             ", ".join(candidate.node_ids) or "-",
             _way(candidate) if candidate.lanes else "-",
@@ -195,21 +201,31 @@ def _decision(decision: Decision) -> list[RenderableType]:
             f"{candidate.utilisation:.0%}",
             candidate.verdict,
         )
-        for index, candidate in enumerate(decision.candidates)
+        for index, candidate in enumerate(made.candidates)
     ]
     details = [
         f"{candidate.hardware}: {candidate.detail}"
-        for candidate in decision.candidates
+        for candidate in made.candidates
         if candidate.detail
     ]
-    verdict = "Why" if decision.chosen is not None else "Nothing chosen"
+    verdict = "Why" if made.chosen is not None else "Nothing chosen"
     return [
-        f"Judged for {demand.requests_per_second:.1f} requests/s (dispersion "
-        f"{demand.dispersion:.1f}, backlog {demand.backlog}):",
+        f"Judged for {_demand(made.demand, when)}:",
         table(headings, rows),
         *details,
-        f"{verdict}: {decision.reason}",
+        f"{verdict}: {made.reason}",
     ]
+
+
+def _demand(demand: Demand, when: str) -> str:
+    """Give what came, and what hardware is held for, which may be more."""
+    held = ""
+    if demand.held_requests_per_second is not None and demand.held_for in _HELD_FOR:
+        held = f", held for {demand.held_requests_per_second:.1f} ({_HELD_FOR[demand.held_for]})"
+    return (
+        f"{demand.requests_per_second:.1f} requests/s {when}{held}, "
+        f"dispersion {demand.dispersion:.1f}, backlog {demand.backlog}"
+    )
 
 
 def _decisions(found: Sequence[Decision]) -> Table:

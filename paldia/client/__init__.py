@@ -25,14 +25,18 @@ prepare`), from the source tree:
 """
 
 from paldia.client.aio import AsyncClient
-from paldia.client.results import (
-    BatchShare,
+from paldia.client.decisions import (
     Candidate,
-    ClusterStatus,
     Decision,
     Demand,
-    DeployProgress,
     Explanation,
+    Record,
+    RecordedStep,
+)
+from paldia.client.results import (
+    BatchShare,
+    ClusterStatus,
+    DeployProgress,
     Failure,
     Frontend,
     Gpu,
@@ -74,6 +78,8 @@ __all__ = [
     "PlacementState",
     "Profile",
     "Provenance",
+    "Record",
+    "RecordedStep",
     "Revision",
     "Slo",
 ]

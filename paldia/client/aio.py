@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +13,7 @@ import grpc
 
 from paldia.api.v1 import control_pb2 as pb
 from paldia.api.v1 import control_pb2_grpc
-from paldia.client import channel, decode, deploying, flows, results
+from paldia.client import channel, decisions, decode, deploying, flows, results
 from paldia.client.deploying import DEPLOY_TIMEOUT_S, Deploy, OnProgress
 from paldia.client.flows import (
     CALL_TIMEOUT_S,
@@ -137,9 +138,23 @@ class AsyncClient:
         """Sum up the cluster."""
         return await self._run(flows.status())
 
-    async def explain(self, name: str, *, limit: int = 10) -> results.Explanation:
+    async def explain(self, name: str, *, limit: int = 10) -> decisions.Explanation:
         """Give what the planner thinks of a model, and its `limit` newest decisions."""
         return await self._run(flows.explain(name, limit=limit))
+
+    async def decision(
+        self, name: str, at: datetime | None = None, *, with_step: bool = False
+    ) -> decisions.Record:
+        """Give the decision on a model that was in force at some time, by default now.
+
+        Args:
+            at: a moment with its time zone; one without is taken for local time.
+            with_step: ask for the whole step, too, to run it again.
+
+        Raises:
+            NotFoundError: no record is as old as that; the message names the oldest there is.
+        """
+        return await self._run(flows.decision(name, at, with_step=with_step))
 
     async def profile(
         self, name: str, *, hardware: str | None = None, timeout_s: float = PROFILE_TIMEOUT_S

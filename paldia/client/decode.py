@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from paldia.api import convert, machines
 from paldia.api.v1 import control_pb2, types_pb2
-from paldia.client import results
+from paldia.client import decisions, results
 from paldia.core.types import Slo
 
 Kind = TypeVar("Kind", bound=enum.Enum)
@@ -172,26 +172,44 @@ def _batch_shares(points: Iterable[tuple[int, float]]) -> tuple[results.BatchSha
     return tuple(results.BatchShare(batch, share) for batch, share in points)
 
 
-def explanation(message: control_pb2.ExplainModelResponse) -> results.Explanation:
+def explanation(message: control_pb2.ExplainModelResponse) -> decisions.Explanation:
     """Decode a model's decisions."""
-    return results.Explanation(
+    return decisions.Explanation(
         model=model(message.model),
-        current=_decision(message.current) if message.HasField("current") else None,
-        decisions=tuple(map(_decision, message.decisions)),
+        current=decision(message.current) if message.HasField("current") else None,
+        decisions=tuple(map(decision, message.decisions)),
         profiles=tuple(map(profile, message.profiles)),
     )
 
 
-def _decision(message: types_pb2.Decision) -> results.Decision:
-    demand = message.demand
-    return results.Decision(
+def record(message: control_pb2.GetDecisionResponse) -> decisions.Record:
+    """Decode a decision that was in force."""
+    step = message.step
+    return decisions.Record(
+        decision=decision(message.decision),
+        unchanged=message.unchanged,
+        step=decisions.RecordedStep(
+            version=step.version,
+            core_digest=step.core_digest,
+            form_digest=step.form_digest,
+            content=step.content,
+            not_kept=step.not_kept,
+        )
+        if message.HasField("step")
+        else None,
+    )
+
+
+def decision(message: types_pb2.Decision) -> decisions.Decision:
+    """Decode a decision."""
+    return decisions.Decision(
         model=message.model,
         generation=message.generation,
         decided_at=_moment(message, "decided_at"),
         action=message.action,
         reason=message.reason,
         slo_unreachable=message.slo_unreachable,
-        demand=results.Demand(demand.requests_per_second, demand.dispersion, demand.backlog),
+        demand=_demand(message.demand),
         candidates=tuple(map(_candidate, message.candidates)),
         chosen=message.chosen if 0 <= message.chosen < len(message.candidates) else None,
         from_node_ids=tuple(message.from_node_ids),
@@ -200,8 +218,18 @@ def _decision(message: types_pb2.Decision) -> results.Decision:
     )
 
 
-def _candidate(message: types_pb2.Candidate) -> results.Candidate:
-    return results.Candidate(
+def _demand(message: types_pb2.Demand) -> decisions.Demand:
+    return decisions.Demand(
+        requests_per_second=message.requests_per_second,
+        dispersion=message.dispersion,
+        backlog=message.backlog,
+        held_requests_per_second=message.held_requests_per_second if message.held_for else None,
+        held_for=message.held_for,
+    )
+
+
+def _candidate(message: types_pb2.Candidate) -> decisions.Candidate:
+    return decisions.Candidate(
         hardware=message.hardware,
         node_ids=tuple(message.node_ids),
         batch_size=message.batch_size,

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
 from paldia.api import convert
 from paldia.api.v1 import control_pb2 as pb
-from paldia.client import decode, results
+from paldia.client import decisions, decode, results
 from paldia.core.errors import ConflictError, NotServableError
 from paldia.core.types import Model, OverloadPolicy, Slo
 
@@ -101,10 +102,19 @@ def status() -> Flow[results.ClusterStatus]:
     return decode.status(response)
 
 
-def explain(name: str, *, limit: int) -> Flow[results.Explanation]:
+def explain(name: str, *, limit: int) -> Flow[decisions.Explanation]:
     """Give a model's newest decisions."""
     response = yield Call("ExplainModel", pb.ExplainModelRequest(name=name, limit=limit))
     return decode.explanation(response)
+
+
+def decision(name: str, at: datetime | None, *, with_step: bool) -> Flow[decisions.Record]:
+    """Give the decision that was in force."""
+    request = pb.GetDecisionRequest(name=name, with_step=with_step)
+    if at is not None:
+        request.at.CopyFrom(convert.timestamp(at.timestamp()))
+    response = yield Call("GetDecision", request)
+    return decode.record(response)
 
 
 def profile(name: str, *, hardware: str, timeout_s: float) -> Flow[tuple[results.Profile, ...]]:

@@ -228,64 +228,6 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """What was judged of one kind of hardware; `verdict` names the binding constraint."""
-
-    hardware: str
-    node_ids: tuple[str, ...]
-    batch_size: int
-    lanes: int
-    predicted_latency_s: float | None
-    throughput_per_second: float
-    price_usd_per_hour: float
-    added_usd_per_hour: float
-    utilisation: float
-    verdict: str
-    detail: str
-    sm_percent: int = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Demand that a decision was made for; a dispersion of 1 is Poisson."""
-
-    requests_per_second: float
-    dispersion: float
-    backlog: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """One decision about a model; `chosen` is an index into `candidates`, or None."""
-
-    model: str
-    generation: int
-    decided_at: datetime | None
-    action: str
-    reason: str
-    slo_unreachable: bool
-    demand: Demand
-    candidates: tuple[Candidate, ...]
-    chosen: int | None
-    from_node_ids: tuple[str, ...]
-    to_node_ids: tuple[str, ...]
-    inputs_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """A model's decisions, newest first, and the profiles they rest on.
-
-    `current` is what the planner thinks now, whether or not it changes anything.
-    """
-
-    model: Model
-    current: Decision | None
-    decisions: tuple[Decision, ...]
-    profiles: tuple[Profile, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class DeployProgress:
     """How far a deploy has come.
 

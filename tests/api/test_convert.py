@@ -155,13 +155,6 @@ def test_no_limit_is_encoded_as_none():
     assert not convert.assignment_to_proto(whole).sm_percent
 
 
-def test_a_candidate_tells_the_sm_share_of_its_processes():
-    held = obs.Assignment("n", "gpu", "d", lanes=2, batch=8, sm_percent=30)
-    candidate = obs.Candidate("gpu", obs.Verdict.FEASIBLE, "", (held,), latency_s=0.1)
-    encoded = wire(convert.candidate_to_proto(candidate))
-    assert (encoded.lanes, encoded.batch_size, encoded.sm_percent) == (2, 8, 30)
-
-
 @pytest.mark.parametrize("state", types.NodeState)
 def test_every_state_of_a_node_survives(state):
     code = machines.node_state_to_proto(state)

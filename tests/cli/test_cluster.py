@@ -104,6 +104,9 @@ def test_the_sdk_example_runs_and_a_dead_agent_leaves_no_triton(
     explained = paldia("explain", "magika").out
     assert "Why: " in explained
     assert {"fast", "slow"} <= set(explained.split())
+    again = paldia("explain", "magika", "--at", "-0s", "--replay")
+    assert again.code == 0, again.out + again.err
+    assert "same answer in all " in again.out
 
     pids = {one["name"]: one["pid"] for one in cluster["processes"]}
     os.kill(pids["small"], signal.SIGKILL)

@@ -57,6 +57,7 @@ def test_wrong_usage_exits_with_2(paldia, model_folder, arguments: list[str], sa
         (["deploy", "/nowhere/at/all", "--slo-ms", "100"], "/nowhere/at/all is no folder"),
         (["deploy", "EMPTY", "--slo-ms", "100"], "no version folder"),
         (["explain", "ghost"], "no model named 'ghost'"),
+        (["explain", "ghost", "--at", "-5m"], "no model named 'ghost'"),
         (["profile", "ghost"], "no model named 'ghost'"),
         (["undeploy", "ghost"], "no model named 'ghost'"),
         (["update", "ghost", "--slo-ms", "5"], "no model named 'ghost'"),
@@ -89,6 +90,9 @@ def test_json_keys_are_those_of_the_results(paldia, model_folder):
     assert {"cost_usd", "cost_usd_per_hour", "decisions", "frontends", "models"} < status.keys()
     explained = json.loads(paldia("explain", "doubler", "--json").out)
     assert explained.keys() == {"model", "current", "decisions", "profiles"}
+    undecided = paldia("explain", "doubler", "--replay", "--json")
+    assert (undecided.code, undecided.out) == (1, "")
+    assert "nothing has been decided on 'doubler' yet" in undecided.err
     assert json.loads(paldia("nodes", "--json").out) == {"nodes": []}
     assert json.loads(paldia("undeploy", "doubler", "--json").out) == {"undeployed": "doubler"}
     assert json.loads(paldia("version", "--json").out) == {"version": __version__}

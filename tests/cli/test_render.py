@@ -160,6 +160,23 @@ def test_explain_shows_every_candidate_the_reason_and_the_history():
     assert "measured" in text
 
 
+@pytest.mark.parametrize(
+    ("held_for", "said"),
+    [
+        ("rate", ", held for 42.0 (as many as come)"),
+        ("peak", ", held for 42.0 (as many may come before other hardware could be there)"),
+        ("recurrence", ", held for 42.0 (again as in the hours before)"),
+        ("", ""),
+        ("omen", ""),
+    ],
+)
+def test_explain_says_what_comes_and_what_hardware_is_held_for(held_for: str, said: str):
+    held = 42.0 if held_for else None
+    decision = dataclasses.replace(DECISION, demand=Demand(17.0, 1.5, 2, held, held_for))
+    text = as_text(*render.explanation(Explanation(MODEL, decision, (), ())))
+    assert f"Judged for 17.0 requests/s now{said}, dispersion 1.5, backlog 2:" in text
+
+
 def test_explain_without_a_winner_says_why():
     nothing = dataclasses.replace(DECISION, chosen=None, reason="no node is left")
     text = as_text(*render.explanation(Explanation(MODEL, nothing, (), ())))

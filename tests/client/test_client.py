@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
-from paldia.api import artifact
+from paldia.api import artifact, recording
 from paldia.api.v1 import control_pb2 as pb
 from paldia.api.v1 import control_pb2_grpc
 from paldia.client import AsyncClient, Client, ModelPhase, OverloadPolicy
@@ -52,6 +53,15 @@ async def test_the_async_client_does_the_same(controller, client, node, make_fol
         assert await aio.models() == client.models()
         assert (await aio.nodes())[0].node_id == "n1"
         assert (await aio.explain("doubler")).profiles[0].points[0].latency_s == 0.01
+        placed = (await aio.explain("doubler")).decisions[0]
+        record = await aio.decision("doubler", placed.decided_at, with_step=True)
+        assert (record.decision, record.unchanged) == (placed, False)
+        made = recording.unpacked(record.step)
+        assert made.run_again() == made.outcome
+        assert client.decision("doubler").step is None
+        too_early = placed.decided_at - timedelta(seconds=1)
+        with pytest.raises(NotFoundError, match="the oldest that is kept"):
+            client.decision("doubler", too_early)
         async for change in aio.watch("doubler", timeout_s=10):
             assert change.snapshot
             break

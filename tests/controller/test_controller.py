@@ -157,8 +157,8 @@ async def test_a_new_artifact_is_switched_to_without_a_gap(
     await cluster.deploy(content="y")
     second = await cluster.ready(generation=2)
     assert second.serving.spec.artifact_digest != first.serving.spec.artifact_digest
+    await until(lambda: frontend.routes["m"].generation == 2, "the route changes")
     await until(lambda: len(slow.desired.deployments) == 1, "the old artifact is given up")
-    assert frontend.routes["m"].generation == 2
 
 
 async def test_undeploy_removes_route_and_deployment(

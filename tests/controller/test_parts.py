@@ -21,6 +21,7 @@ from paldia.core.observation import (
     Action,
     Assignment,
     Decision,
+    ModelMemory,
     ModelPlan,
     NodeView,
 )
@@ -74,7 +75,9 @@ async def test_a_step_over_many_models_fits_the_commits_limits(
     state = State(store)
     names = [f"m{number}" for number in range(300)]
     plans = {name: ModelPlan(name, 1, (assignment("n"),)) for name in names}
-    changes = plan_changes(state, {}, Step(plans, {}, tuple(decision(n, action) for n in names)))
+    memory = dict.fromkeys(names, ModelMemory())
+    step = Step(plans, memory, tuple(decision(n, action) for n in names))
+    changes = plan_changes(state, {}, step)
     check_commit([*changes.writes, state.plans.delete("planner")], changes.expect)
     assert 0 < len(changes.models) < len(names)
     assert len(changes.writes) < COMMIT_LIMIT_WRITES

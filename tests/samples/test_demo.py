@@ -11,7 +11,7 @@ from paldia.cli.demo_report import report_of
 from paldia.cli.demo_show import Classified
 from paldia.cli.output import as_text
 from paldia.cli.progress import progress
-from paldia.client.results import (
+from paldia.client import (
     ClusterStatus,
     Decision,
     Demand,

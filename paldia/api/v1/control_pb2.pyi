@@ -392,6 +392,69 @@ class ExplainModelResponse(_message.Message):
 Global___ExplainModelResponse: _TypeAlias = ExplainModelResponse  # noqa: Y015
 
 @_typing.final
+class GetDecisionRequest(_message.Message):
+    """Names a model and a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    WITH_STEP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    with_step: _builtins.bool
+    """Asks for the whole step as well."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """Absent for now."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        with_step: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "name", b"name", "with_step", b"with_step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecisionRequest: _TypeAlias = GetDecisionRequest  # noqa: Y015
+
+@_typing.final
+class GetDecisionResponse(_message.Message):
+    """The newest record that is no younger than that."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    unchanged: _builtins.bool
+    """It changed no plan; such records are written now and then to show what was thought."""
+    @_builtins.property
+    def decision(self) -> _types_pb2.Decision: ...
+    @_builtins.property
+    def step(self) -> _types_pb2.RecordedStep:
+        """The step in which it was decided."""
+
+    def __init__(
+        self,
+        *,
+        decision: _types_pb2.Decision | None = ...,
+        unchanged: _builtins.bool = ...,
+        step: _types_pb2.RecordedStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "step", b"step", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDecisionResponse: _TypeAlias = GetDecisionResponse  # noqa: Y015
+
+@_typing.final
 class ProfileModelRequest(_message.Message):
     """Names the model to measure."""
 

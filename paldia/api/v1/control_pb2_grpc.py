@@ -75,6 +75,11 @@ class ControlServiceStub(object):
                 request_serializer=paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelRequest.SerializeToString,
                 response_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelResponse.FromString,
                 _registered_method=True)
+        self.GetDecision = channel.unary_unary(
+                '/paldia.api.v1.ControlService/GetDecision',
+                request_serializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionRequest.SerializeToString,
+                response_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionResponse.FromString,
+                _registered_method=True)
         self.ProfileModel = channel.unary_unary(
                 '/paldia.api.v1.ControlService/ProfileModel',
                 request_serializer=paldia_dot_api_dot_v1_dot_control__pb2.ProfileModelRequest.SerializeToString,
@@ -158,6 +163,13 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDecision(self, request, context):
+        """Gives the record of a model that was in force at some time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ProfileModel(self, request, context):
         """Measures a model again on each kind of hardware, and waits for it.
         """
@@ -228,6 +240,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ExplainModel,
                     request_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelRequest.FromString,
                     response_serializer=paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelResponse.SerializeToString,
+            ),
+            'GetDecision': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDecision,
+                    request_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionRequest.FromString,
+                    response_serializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionResponse.SerializeToString,
             ),
             'ProfileModel': grpc.unary_unary_rpc_method_handler(
                     servicer.ProfileModel,
@@ -467,6 +484,33 @@ class ControlService(object):
             '/paldia.api.v1.ControlService/ExplainModel',
             paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelRequest.SerializeToString,
             paldia_dot_api_dot_v1_dot_control__pb2.ExplainModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDecision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paldia.api.v1.ControlService/GetDecision',
+            paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionRequest.SerializeToString,
+            paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class ControlServiceStub:
     """Sends all models, then each change."""
     ExplainModel: _grpc.UnaryUnaryMultiCallable[_control_pb2.ExplainModelRequest, _control_pb2.ExplainModelResponse]
     """Gives a model's decisions, newest first, and the profiles they rest on."""
+    GetDecision: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetDecisionRequest, _control_pb2.GetDecisionResponse]
+    """Gives the record of a model that was in force at some time."""
     ProfileModel: _grpc.UnaryUnaryMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]
     """Measures a model again on each kind of hardware, and waits for it."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListNodesRequest, _control_pb2.ListNodesResponse]
@@ -83,6 +85,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Sends all models, then each change."""
     ExplainModel: _aio.UnaryUnaryMultiCallable[_control_pb2.ExplainModelRequest, _control_pb2.ExplainModelResponse]  # type: ignore[assignment]
     """Gives a model's decisions, newest first, and the profiles they rest on."""
+    GetDecision: _aio.UnaryUnaryMultiCallable[_control_pb2.GetDecisionRequest, _control_pb2.GetDecisionResponse]  # type: ignore[assignment]
+    """Gives the record of a model that was in force at some time."""
     ProfileModel: _aio.UnaryUnaryMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]  # type: ignore[assignment]
     """Measures a model again on each kind of hardware, and waits for it."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_control_pb2.ListNodesRequest, _control_pb2.ListNodesResponse]  # type: ignore[assignment]
@@ -160,6 +164,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ExplainModelResponse, _abc.Awaitable[_control_pb2.ExplainModelResponse]]:
         """Gives a model's decisions, newest first, and the profiles they rest on."""
+
+    @_abc_1.abstractmethod
+    def GetDecision(
+        self,
+        request: _control_pb2.GetDecisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetDecisionResponse, _abc.Awaitable[_control_pb2.GetDecisionResponse]]:
+        """Gives the record of a model that was in force at some time."""
 
     @_abc_1.abstractmethod
     def ProfileModel(

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from paldia.api.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ProvisionPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProvisionPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProvisionPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROVISION_PHASE_UNSPECIFIED: _ProvisionPhase.ValueType  # 0
+    PROVISION_PHASE_PARKED: _ProvisionPhase.ValueType  # 1
+    """Not asked for."""
+    PROVISION_PHASE_ACTIVATING: _ProvisionPhase.ValueType  # 2
+    """Asked for; its agent isn't there yet."""
+    PROVISION_PHASE_ACTIVE: _ProvisionPhase.ValueType  # 3
+    PROVISION_PHASE_RELEASING: _ProvisionPhase.ValueType  # 4
+    """Given back; it isn't gone yet."""
+
+class ProvisionPhase(_ProvisionPhase, metaclass=_ProvisionPhaseEnumTypeWrapper):
+    """Whether a machine that can be had is had."""
+
+PROVISION_PHASE_UNSPECIFIED: ProvisionPhase.ValueType  # 0
+PROVISION_PHASE_PARKED: ProvisionPhase.ValueType  # 1
+"""Not asked for."""
+PROVISION_PHASE_ACTIVATING: ProvisionPhase.ValueType  # 2
+"""Asked for; its agent isn't there yet."""
+PROVISION_PHASE_ACTIVE: ProvisionPhase.ValueType  # 3
+PROVISION_PHASE_RELEASING: ProvisionPhase.ValueType  # 4
+"""Given back; it isn't gone yet."""
+Global___ProvisionPhase: _TypeAlias = ProvisionPhase  # noqa: Y015
 
 @_typing.final
 class StoredPlan(_message.Message):
@@ -81,6 +110,67 @@ class StoredNode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoredNode: _TypeAlias = StoredNode  # noqa: Y015
+
+@_typing.final
+class StoredProvision(_message.Message):
+    """How it stands with a machine that is asked for when it is needed. Without a record it is parked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    UNUSED_SINCE_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    AVOID_UNTIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    phase: Global___ProvisionPhase.ValueType
+    tries: _builtins.int
+    """Calls to the provisioner that failed in this phase, and when the next may be made."""
+    failures: _builtins.int
+    """Activations in a row that came to nothing, and until when it isn't asked for again."""
+    reason: _builtins.str
+    """What last went wrong."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def hardware(self) -> _types_pb2.Hardware: ...
+    @_builtins.property
+    def done(self) -> _timestamp_pb2.Timestamp:
+        """When the provisioner said yes to what the phase asks of it; absent until then."""
+
+    @_builtins.property
+    def retry(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def unused_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when nothing needs it; absent while something does."""
+
+    @_builtins.property
+    def avoid_until(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        phase: Global___ProvisionPhase.ValueType = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        hardware: _types_pb2.Hardware | None = ...,
+        done: _timestamp_pb2.Timestamp | None = ...,
+        tries: _builtins.int = ...,
+        retry: _timestamp_pb2.Timestamp | None = ...,
+        unused_since: _timestamp_pb2.Timestamp | None = ...,
+        failures: _builtins.int = ...,
+        avoid_until: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["avoid_until", b"avoid_until", "done", b"done", "hardware", b"hardware", "retry", b"retry", "since", b"since", "unused_since", b"unused_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avoid_until", b"avoid_until", "done", b"done", "failures", b"failures", "hardware", b"hardware", "phase", b"phase", "reason", b"reason", "retry", b"retry", "since", b"since", "tries", b"tries", "unused_since", b"unused_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredProvision: _TypeAlias = StoredProvision  # noqa: Y015
 
 @_typing.final
 class StoredConfig(_message.Message):

@@ -112,7 +112,7 @@ class _NodeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeState.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     NODE_STATE_UNSPECIFIED: _NodeState.ValueType  # 0
     NODE_STATE_PARKED: _NodeState.ValueType  # 1
-    """Connected, holds no model, costs nothing."""
+    """Holds no model and costs nothing."""
     NODE_STATE_ACTIVE: _NodeState.ValueType  # 2
     NODE_STATE_DRAINING: _NodeState.ValueType  # 3
     """Takes no new models; what it has moves away."""
@@ -125,7 +125,7 @@ class NodeState(_NodeState, metaclass=_NodeStateEnumTypeWrapper):
 
 NODE_STATE_UNSPECIFIED: NodeState.ValueType  # 0
 NODE_STATE_PARKED: NodeState.ValueType  # 1
-"""Connected, holds no model, costs nothing."""
+"""Holds no model and costs nothing."""
 NODE_STATE_ACTIVE: NodeState.ValueType  # 2
 NODE_STATE_DRAINING: NodeState.ValueType  # 3
 """Takes no new models; what it has moves away."""
@@ -828,20 +828,30 @@ class Demand(_message.Message):
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
     DISPERSION_FIELD_NUMBER: _builtins.int
     BACKLOG_FIELD_NUMBER: _builtins.int
+    HELD_REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    HELD_FOR_FIELD_NUMBER: _builtins.int
     requests_per_second: _builtins.float
     dispersion: _builtins.float
     """Index of dispersion of the arrivals; 1 is Poisson."""
     backlog: _builtins.int
+    held_requests_per_second: _builtins.float
+    """Rate that hardware is held for: what may come before other hardware could be there."""
+    held_for: _builtins.str
+    """Why that is: `rate`, it comes now; `peak`, it may by chance or as surprises go; `recurrence`,
+    it came at the same minute of the hours before. Empty where it isn't known.
+    """
     def __init__(
         self,
         *,
         requests_per_second: _builtins.float = ...,
         dispersion: _builtins.float = ...,
         backlog: _builtins.int = ...,
+        held_requests_per_second: _builtins.float = ...,
+        held_for: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "dispersion", b"dispersion", "requests_per_second", b"requests_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "dispersion", b"dispersion", "held_for", b"held_for", "held_requests_per_second", b"held_requests_per_second", "requests_per_second", b"requests_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -908,3 +918,41 @@ class Decision(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class RecordedStep(_message.Message):
+    """A step of the planner with all that it was made from, to be run again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    CORE_DIGEST_FIELD_NUMBER: _builtins.int
+    FORM_DIGEST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    NOT_KEPT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of the program that recorded it."""
+    core_digest: _builtins.str
+    """Digest of the rules: the sources of that version's core."""
+    form_digest: _builtins.str
+    """Digest of the types that the content is made of; only equal ones can read it."""
+    content: _builtins.bytes
+    """Observation, memory, constants, policy and outcome, compressed; see paldia/api/recording.py."""
+    not_kept: _builtins.str
+    """Why there is no content."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        core_digest: _builtins.str = ...,
+        form_digest: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        not_kept: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "core_digest", b"core_digest", "form_digest", b"form_digest", "not_kept", b"not_kept", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedStep: _TypeAlias = RecordedStep  # noqa: Y015

@@ -16,6 +16,10 @@ import numpy.typing as npt
 from paldia.core.observation import ModelMemory, ModelView, NodeView
 from paldia.core.sharing.asks import TINY
 from paldia.core.sharing.prediction import Demand
+from paldia.core.types import NodeState
+
+_IDLE = {NodeState.ACTIVE: 0.5, NodeState.ACTIVATING: 0.25}
+"""Preference for nodes that hold nothing but are there, or about to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class Fleet:
         used: share of each device that is taken; `used_bytes` of its memory; `count`, loads.
         slack: how much more of it those who are there bear. Who bears too much already sets
             no bound: the newcomer isn't what hurts it.
-        preference: greater for the nodes to fill first: those that run, the fullest before.
+        preference: greater for the nodes to fill first: those that run, the fullest before, and
+            then those that are there.
     """
 
     def __init__(self, nodes: Iterable[NodeView]) -> None:
@@ -76,7 +81,8 @@ class Fleet:
         self.used_bytes = np.zeros(len(ordered))
         self.count = np.zeros(len(ordered), dtype=np.int64)
         self.slack = np.full(len(ordered), math.inf)
-        self.preference = np.zeros(len(ordered))
+        self._idle = np.array([_IDLE.get(node.state, 0.0) for node in ordered])
+        self.preference = self._idle.copy()
         self._held = np.zeros(len(ordered))
         self._held_bytes = np.zeros(len(ordered))
         self._leaving: dict[str, list[tuple[int, float, float]]] = {}
@@ -139,7 +145,7 @@ class Fleet:
         self.count[index] = len(loads)
         self.slack[index] = _slack(loads, used)
         filled = max(used, self.used_bytes[index] / self.capacity_bytes[index])
-        self.preference[index] = 1 + filled if loads else 0.0
+        self.preference[index] = 1 + filled if loads else self._idle[index]
 
     def loads(self, index: int) -> list[Load]:
         """The loads on a node."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from paldia.api import convert
+from paldia.api.decisions import decision_to_proto
 from paldia.core.engine import Step
-from paldia.core.observation import Action, Decision, Plan
+from paldia.core.observation import Action, Decision, ModelMemory, Plan
 from paldia.store.base import COMMIT_LIMIT_BYTES, COMMIT_LIMIT_WRITES, Delete, Expect, Put
 from paldia_controller.encoding import plan_to_proto
-from paldia_controller.state import DECISIONS_KEPT, State, decision_key
+from paldia_controller.records import RECORD_WRITES
+from paldia_controller.state import DECISIONS_KEPT, State, decision_key, decisions_of
 
 # Room for the planner's own record, which is written in the same commit.
 PLANNER_BYTES = 768 << 10
+WRITES_LIMIT = COMMIT_LIMIT_WRITES - RECORD_WRITES - 1
+"""Most writes that plans may take: one is the planner's, and the others record the step."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Changes:
         """Take a model's writes in, if there is room."""
         size_bytes = sum(len(write.value) for write in writes if isinstance(write, Put))
         if (
-            len(self.writes) + len(writes) < COMMIT_LIMIT_WRITES
+            len(self.writes) + len(writes) <= WRITES_LIMIT
             and len(self.expect) + len(expect) <= COMMIT_LIMIT_WRITES
             and self.size_bytes + size_bytes <= COMMIT_LIMIT_BYTES - PLANNER_BYTES
         ):
@@ -47,14 +50,18 @@ def plan_changes(state: State, before: Plan, step: Step) -> Changes:
     """Give the writes of a step and the conditions under which they hold."""
     changes = Changes()
     for name in sorted(before.keys() - step.plan.keys()):
-        forgotten = [*map(state.decisions.delete, _decisions_of(state, name))]
+        forgotten = [
+            table.delete(key)
+            for table in (state.decisions, state.reviews)
+            for key in decisions_of(table, name)
+        ]
         changes.add(name, [state.plans.delete(name), *forgotten], [state.plans.unchanged(name)])
     for decision in step.decisions:
         plan = step.plan[decision.model]
         if plan != before.get(plan.model):
             writes = [
                 state.plans.put(plan.model, plan_to_proto(plan)),
-                *(_record(state, decision) if decision.action is not Action.KEEP else ()),
+                *_record(state, decision, step.memory[plan.model]),
             ]
             # A model that was changed or removed meanwhile must be decided on anew.
             unchanged = [state.plans.unchanged(plan.model), state.models.unchanged(plan.model)]
@@ -62,15 +69,12 @@ def plan_changes(state: State, before: Plan, step: Step) -> Changes:
     return changes
 
 
-def _record(state: State, decision: Decision) -> Iterable[Put | Delete]:
-    """Keep a decision, and no more of them than the limit."""
+def _record(state: State, decision: Decision, memory: ModelMemory) -> Iterable[Put | Delete]:
+    """Keep a decision that isn't to stay, and no more of them than the limit."""
+    if decision.action is Action.KEEP:
+        return
     key = decision_key(decision.model, round(decision.decided_s * 1e3))
-    yield state.decisions.put(key, convert.decision_to_proto(decision))
-    kept = [known for known in _decisions_of(state, decision.model) if known != key]
+    yield state.decisions.put(key, decision_to_proto(decision, memory))
+    kept = [known for known in decisions_of(state.decisions, decision.model) if known != key]
     for oldest in kept[: max(0, len(kept) + 1 - DECISIONS_KEPT)]:
         yield state.decisions.delete(oldest)
-
-
-def _decisions_of(state: State, model: str) -> list[str]:
-    """List the keys of a model's decisions, oldest first."""
-    return sorted(key for key in state.decisions.rows if key.startswith(f"{model}/"))

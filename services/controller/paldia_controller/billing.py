@@ -6,12 +6,12 @@ profile: agents see how busy a device is, but not for whom.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from paldia.api import convert, machines
 from paldia.api.v1 import types_pb2
 from paldia.core.ledger import Draw, estimated_draw
-from paldia_controller.observer import AgentSession
+from paldia_controller.observer import Observer
 from paldia_controller.state import State, profile_key
 
 
@@ -45,20 +45,21 @@ def busy_shares(
 
 
 def draws(
-    agents: Mapping[str, AgentSession], busy: Mapping[str, Mapping[str, float]]
+    observer: Observer, paid: Iterable[str], busy: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Draw]:
-    """Give the power of each node where it is known.
+    """Give the power of each node that is paid for, where it is known.
 
     What NVML measures of a node's GPUs counts, if it tells it of all of them (the rest of the
     machine is not in it); otherwise the power is estimated from how busy the node is.
     """
     known = {}
-    for node_id, session in sorted(agents.items()):
-        cards = session.report.utilisation.gpus
+    for node_id in sorted(paid):
+        session = observer.present(node_id)
+        cards = session.report.utilisation.gpus if session else ()
         if cards and all(card.HasField("power_watts") for card in cards):
             known[node_id] = Draw(sum(card.power_watts for card in cards))
             continue
-        hardware = machines.hardware_from_proto(session.info.hardware)
+        hardware = machines.hardware_from_proto(observer.hardware(node_id))
         estimate = estimated_draw(hardware, sum(busy.get(node_id, {}).values()))
         if estimate is not None:
             known[node_id] = estimate

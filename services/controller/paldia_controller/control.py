@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from paldia import __version__
 from paldia.api import convert
+from paldia.api.decisions import decision_to_proto
 from paldia.api.v1 import control_pb2, control_pb2_grpc, state_pb2, types_pb2
 from paldia.core.errors import (
     NotFoundError,
@@ -21,6 +22,7 @@ from paldia_controller.artifacts import Artifacts
 from paldia_controller.observer import Observer
 from paldia_controller.planner import Planner
 from paldia_controller.profiling import Profiling
+from paldia_controller.recall import record_at
 from paldia_controller.state import State, profile_key
 from paldia_controller.views import Views
 from paldia_controller.writing import ModelWriter, newest
@@ -138,12 +140,20 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         latest = self._planner.latest.get(request.name)
         return control_pb2.ExplainModelResponse(
             model=model,
-            current=convert.decision_to_proto(latest) if latest else None,
+            current=decision_to_proto(*latest) if latest else None,
             decisions=[
                 self._state.decisions.rows[key].message for key in keys[: max(1, request.limit)]
             ],
             profiles=self._profiles(newest(model).spec.artifact_digest),
         )
+
+    async def GetDecision(  # noqa: N802 - named by the protocol
+        self, request: control_pb2.GetDecisionRequest, context: Context
+    ) -> control_pb2.GetDecisionResponse:
+        """Give the record of a model that was in force at some time."""
+        at_s = convert.wall_s(request.at) if request.HasField("at") else None
+        name = self._model(request.name).name
+        return record_at(self._state, name, at_s, with_step=request.with_step)
 
     async def ProfileModel(  # noqa: N802 - named by the protocol
         self, request: control_pb2.ProfileModelRequest, context: Context
@@ -203,7 +213,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         self, request: control_pb2.DrainNodeRequest, context: Context
     ) -> control_pb2.DrainNodeResponse:
         """Move everything off a node, or take it back into service."""
-        if request.node_id not in self._observer.agents:
+        if request.node_id not in self._observer.node_ids():
             raise NotFoundError.of("node", request.node_id)
         record = state_pb2.StoredNode(draining=not request.undo)
         await self._state.commit([self._state.nodes.put(request.node_id, record)], [])

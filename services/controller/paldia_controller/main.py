@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import grpc.aio
 from pydantic import Field
 
 from paldia.api.v1 import (
@@ -19,7 +20,7 @@ from paldia.api.v1 import (
     routing_pb2_grpc,
 )
 from paldia.core.config import PolicyConfig
-from paldia.core.errors import UnavailableError
+from paldia.core.errors import InvalidArgumentError, UnavailableError
 from paldia.kit import lifecycle
 from paldia.kit.clock import SystemClock
 from paldia.kit.observability import configure_logging, logger
@@ -29,10 +30,15 @@ from paldia.store.base import Store
 from paldia.store.embedded import EmbeddedStore
 from paldia.store.etcd import EtcdStore
 from paldia_controller.artifacts import Artifacts
+from paldia_controller.command import CommandProvisioner
 from paldia_controller.control import ControlService
+from paldia_controller.fleet import Fleet
+from paldia_controller.fleetfile import read_fleet
 from paldia_controller.observer import Observer
 from paldia_controller.planner import Planner
 from paldia_controller.profiling import Profiling
+from paldia_controller.provisioner import Provisioner, StaticProvisioner
+from paldia_controller.provisioning import Patience, Provisioning
 from paldia_controller.retention import Retention
 from paldia_controller.state import State
 from paldia_controller.streams import AgentService, RoutingService, Streams
@@ -58,6 +64,34 @@ class Settings(ServiceSettings):
         default=Path(".paldia/controller"), description="folder for artifacts and embedded state"
     )
     tick_s: float = Field(default=1.0, gt=0, description="seconds between planning steps")
+    provisioner: Literal["static", "command"] = Field(
+        default="static",
+        description="whether machines are simply there, or those of --fleet are had when needed",
+    )
+    fleet: Path | None = Field(
+        default=None, description="file that lists the machines which --provision-command can get"
+    )
+    provision_command: str | None = Field(
+        default=None,
+        description="program, with first arguments, that is run with activate or release, a node "
+        "and its hardware",
+    )
+    provision_limit_s: float = Field(
+        default=60.0, gt=0, le=3600, description="time that one run of that program may take"
+    )
+    activation_slack_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="time that a machine may take to come beyond one and a half times that of "
+        "its kind",
+    )
+    release_after_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=86400,
+        description="time for which a machine is kept although nothing needs it",
+    )
 
 
 def main() -> None:
@@ -71,6 +105,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`.
 
     Raises:
+        InvalidArgumentError: the settings don't go together, or the fleet's file is wrong.
         UnavailableError: the port is taken, or the store can't be used.
     """
     clock = SystemClock()
@@ -78,10 +113,21 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     server = RpcServer(settings.bind, insecure=settings.insecure)
     store = open_store(settings)
     state = State(store)
-    observer = Observer(state, clock)
-    profiling = Profiling()
+    provisioner = open_provisioner(settings)
+    observer = Observer(state, clock, Fleet(state, provisioner.machines))
+    profiling, config = Profiling(), PolicyConfig()
+    provisioning = Provisioning(
+        provisioner,
+        state,
+        observer,
+        patience=Patience(
+            settings.provision_limit_s, settings.activation_slack_s, settings.release_after_s
+        ),
+        config=config,
+        clock=clock,
+    )
     views = Views(state, observer, profiling)
-    planner = Planner(state, observer, profiling, views, config=PolicyConfig(), clock=clock)
+    planner = Planner(state, observer, profiling, provisioning, views, config=config, clock=clock)
     artifacts = Artifacts(settings.data_dir / "artifacts")
     streams = Streams(state, observer, views, stop)
     control = ControlService(
@@ -96,22 +142,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         controller_id=f"{socket.gethostname()}-{settings.bind}",
         stop=stop,
     )
-    control_pb2_grpc.add_ControlServiceServicer_to_server(control, server.server)
-    agents = AgentService(streams, artifacts)
-    agent_pb2_grpc.add_AgentServiceServicer_to_server(agents, server.server)
-    routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingService(streams), server.server)
+    names = _add_services(server.server, control, streams, artifacts)
     follower = asyncio.create_task(state.follow())
     try:
         await _first_picture(state, follower, settings)
         planner.restore()
-        address = await server.start(
-            module.DESCRIPTOR.services_by_name[name].full_name
-            for module, name in (
-                (control_pb2, "ControlService"),
-                (agent_pb2, "AgentService"),
-                (routing_pb2, "RoutingService"),
-            )
-        )
+        provisioning.restore()
+        address = await server.start(names)
         logger().info("controller.serving", address=address, store=store.kind)
         lifecycle.announce_ready(settings.ready_file, {"grpc": address})
         planning = asyncio.create_task(planner.run(stop, settings.tick_s))
@@ -125,10 +162,25 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             await follower
         await asyncio.gather(planning, forgetting)
     finally:
+        await provisioning.close()
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
         await store.close()
     logger().info("controller.stopped")
+
+
+def _add_services(
+    server: grpc.aio.Server, control: ControlService, streams: Streams, artifacts: Artifacts
+) -> list[str]:
+    """Have a server offer all services; give their names."""
+    control_pb2_grpc.add_ControlServiceServicer_to_server(control, server)
+    agent_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(streams, artifacts), server)
+    routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingService(streams), server)
+    return [
+        service.full_name
+        for module in (control_pb2, agent_pb2, routing_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+    ]
 
 
 def open_store(settings: Settings) -> Store:
@@ -136,6 +188,28 @@ def open_store(settings: Settings) -> Store:
     if settings.store == "etcd":
         return EtcdStore([e.strip() for e in settings.etcd_endpoints.split(",") if e.strip()])
     return EmbeddedStore(settings.data_dir / "state.db")
+
+
+def open_provisioner(settings: Settings) -> Provisioner:
+    """Give what gets machines, as the settings say.
+
+    Raises:
+        InvalidArgumentError: a setting is missing or is not used, the file can't be read or
+            the program can't be run.
+    """
+    file, command = settings.fleet, settings.provision_command
+    if settings.provisioner == "static":
+        if file is not None or command is not None:
+            raise InvalidArgumentError(
+                "--fleet and --provision-command are for --provisioner command; set that too"
+            )
+        return StaticProvisioner()
+    if file is None or command is None:
+        raise InvalidArgumentError(
+            "--provisioner command needs the machines, --fleet FILE, and the program that gets "
+            "them, --provision-command 'PROGRAM ...'"
+        )
+    return CommandProvisioner(command, read_fleet(file))
 
 
 async def _first_picture(state: State, follower: asyncio.Task[None], settings: Settings) -> None:

@@ -5,9 +5,6 @@ Turned into one consistent `Observation` for each step of the planner.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-
 from paldia.api import convert, machines
 from paldia.api.v1 import agent_pb2, routing_pb2, types_pb2
 from paldia.core.errors import ConflictError, InvalidArgumentError, OverloadedError
@@ -19,10 +16,12 @@ from paldia.core.observation import (
     Observation,
 )
 from paldia.core.profiles import Profile
-from paldia.core.types import NAME_LIMIT, NodeState
+from paldia.core.types import NodeState
 from paldia.kit.clock import Clock
 from paldia_controller.demand import DemandMeter
 from paldia_controller.encoding import plan_from_proto
+from paldia_controller.fleet import Fleet
+from paldia_controller.sessions import AgentSession, FrontendSession, check_info
 from paldia_controller.state import Signal, State
 
 NODE_LIFETIME_S = 10.0
@@ -32,31 +31,12 @@ TAKEOVER_S = 3.0
 """A second agent may take a node's name once the first has been silent for this long."""
 
 
-@dataclass
-class AgentSession:
-    """A node as its agent last reported it."""
-
-    info: agent_pb2.NodeInfo
-    last_report_s: float
-    report: agent_pb2.NodeReport = field(default_factory=agent_pb2.NodeReport)
-    reported_wall_s: float = 0.0
-    connected: bool = True
-    heard: bool = False
-    """Whether it has said how it is, not only who."""
-
-
-@dataclass
-class FrontendSession:
-    """A connected frontend."""
-
-    info: routing_pb2.FrontendInfo
-
-
 class Observer:
     """Holds the latest reports."""
 
-    def __init__(self, state: State, clock: Clock) -> None:
+    def __init__(self, state: State, clock: Clock, fleet: Fleet | None = None) -> None:
         self._state = state
+        self.fleet = fleet or Fleet(state, {})
         self._clock = clock
         self._started_s = clock.monotonic_s()
         self._settled = False
@@ -74,11 +54,13 @@ class Observer:
         """Welcome an agent.
 
         Raises:
-            InvalidArgumentError: it doesn't say who it is, or its figures make no sense.
+            InvalidArgumentError: it doesn't say who it is, its figures make no sense, or it is
+                on another kind of machine than its node.
             ConflictError: another agent that is alive has that name.
             OverloadedError: there are as many nodes as there may be.
         """
-        _check(info)
+        check_info(info)
+        self.fleet.check(info)
         known = self.agents.get(info.node_id)
         now_s = self._clock.monotonic_s()
         if known and known.connected and now_s - known.last_report_s < TAKEOVER_S:
@@ -130,6 +112,22 @@ class Observer:
         session.connected = False
         self.changed.fire()
 
+    def agent_forgotten(self, node_id: str) -> None:
+        """Forget an agent whose machine is given back; its stream ends if it still has one."""
+        if self.agents.pop(node_id, None) is not None:
+            self.changed.fire()
+
+    def silent_s(self, node_id: str) -> float:
+        """How long a node has not been heard of, as far as this controller can know."""
+        session = self.agents.get(node_id)
+        return self._clock.monotonic_s() - (session.last_report_s if session else self._started_s)
+
+    def is_here(self, node_id: str) -> bool:
+        """Whether a node's agent is connected and has said how it is."""
+        session = self.agents.get(node_id)
+        alive = self.silent_s(node_id) <= NODE_LIFETIME_S
+        return session is not None and session.connected and session.heard and alive
+
     def frontend_connected(
         self, info: routing_pb2.FrontendInfo, request: routing_pb2.ConnectFrontendRequest
     ) -> FrontendSession:
@@ -171,7 +169,8 @@ class Observer:
         if not self._settled:
             heard = {node_id for node_id, session in self.agents.items() if session.heard}
             waited_s = self._clock.monotonic_s() - self._started_s
-            self._settled = self.planned_nodes() <= heard or waited_s > NODE_LIFETIME_S
+            expected = set(filter(self.fleet.is_expected, self.planned_nodes()))
+            self._settled = expected <= heard or waited_s > NODE_LIFETIME_S
         return self._settled
 
     def planned_nodes(self) -> frozenset[str]:
@@ -188,14 +187,35 @@ class Observer:
 
     def node_state(self, node_id: str, occupied: frozenset[str]) -> NodeState:
         """Give a node's state; `occupied` are the nodes in use."""
-        session = self.agents[node_id]
         stored = self._state.nodes.get(node_id)
-        silent_s = self._clock.monotonic_s() - session.last_report_s
-        if silent_s > NODE_LIFETIME_S:
+        away = self.fleet.away(node_id)
+        if away is None and self.silent_s(node_id) > NODE_LIFETIME_S:
             return NodeState.LOST
-        if stored is not None and stored.draining:
+        if (stored is not None and stored.draining) or self.fleet.is_leaving(node_id):
             return NodeState.DRAINING
-        return NodeState.ACTIVE if node_id in occupied else NodeState.PARKED
+        if away is not None:
+            return away
+        in_use = node_id in occupied or self.fleet.provision(node_id) is not None
+        return NodeState.ACTIVE if in_use else NodeState.PARKED
+
+    def node_ids(self) -> list[str]:
+        """Give all nodes: those that have connected, and those of the fleet."""
+        return sorted(self.agents.keys() | self.fleet.ids)
+
+    def present(self, node_id: str) -> AgentSession | None:
+        """Give a node as its agent last reported it; None if there is none whose word counts."""
+        return self.agents.get(node_id) if self.fleet.away(node_id) is None else None
+
+    def note(self, node_id: str) -> str:
+        """Say what whoever runs the fleet should know of a node's machine; empty if nothing."""
+        return self.fleet.note(node_id, self._clock.wall_s())
+
+    def hardware(self, node_id: str) -> types_pb2.Hardware:
+        """Give a node's machine, as its agent and the fleet's file describe it."""
+        session = self.present(node_id)
+        if session is not None:
+            return self.fleet.merged(node_id, session.info.hardware)
+        return self.fleet.hardware(node_id) or types_pb2.Hardware()
 
     def deployment(
         self, node_id: str, model: str, digest: str
@@ -210,20 +230,22 @@ class Observer:
     def nodes(self) -> tuple[NodeView, ...]:
         """Give all nodes, by id."""
         occupied = self.occupied_nodes()
-        return tuple(
-            NodeView(
-                node_id=node_id,
-                hardware=machines.hardware_from_proto(session.info.hardware),
-                state=self.node_state(node_id, occupied),
-                deployments={
-                    (status.model, status.artifact_digest): DeploymentView(
-                        convert.deployment_state_from_proto(status.state), status.reason
-                    )
-                    for status in session.report.deployments
-                },
-                problem=session.report.problem,
-            )
-            for node_id, session in sorted(self.agents.items())
+        return tuple(self._node(node_id, occupied) for node_id in self.node_ids())
+
+    def _node(self, node_id: str, occupied: frozenset[str]) -> NodeView:
+        session = self.present(node_id)
+        report = session.report if session else agent_pb2.NodeReport()
+        return NodeView(
+            node_id=node_id,
+            hardware=machines.hardware_from_proto(self.hardware(node_id)),
+            state=self.node_state(node_id, occupied),
+            deployments={
+                (status.model, status.artifact_digest): DeploymentView(
+                    convert.deployment_state_from_proto(status.state), status.reason
+                )
+                for status in report.deployments
+            },
+            problem=report.problem or self.fleet.problem(node_id, self._clock.wall_s()),
         )
 
     def observe(self) -> Observation:
@@ -254,24 +276,6 @@ class Observer:
             digest, _, hardware = key.partition("/")
             profiles.setdefault(digest, {})[hardware] = convert.profile_from_proto(record.message)
         return profiles
-
-
-def _check(info: agent_pb2.NodeInfo) -> None:
-    hardware = info.hardware
-    for name in (info.node_id, hardware.name):
-        if not 0 < len(name) <= NAME_LIMIT or "/" in name:
-            raise InvalidArgumentError(
-                f"{name[:NAME_LIMIT]!r} is no name for a node or its hardware; use 1 to "
-                f"{NAME_LIMIT} characters without '/'"
-            )
-    for figure, unit, value in (
-        ("price", "USD/h", hardware.price_usd_per_hour),
-        ("activation time", "s", convert.seconds(hardware.activation)),
-        ("idle power", "W", hardware.idle_watts),
-        ("rated power", "W", hardware.rated_watts),
-    ):
-        if not 0 <= value < math.inf:
-            raise InvalidArgumentError(f"a node's {figure} must be 0 {unit} or more, not {value:g}")
 
 
 def _model_view(

@@ -9,12 +9,14 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping
 
+from paldia.api.recording import Recording
 from paldia.api.v1 import agent_pb2, state_pb2, types_pb2
 from paldia.core import engine
+from paldia.core.baselines import PALDIA
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import ConflictError, UnavailableError
 from paldia.core.ledger import Ledger
-from paldia.core.observation import Action, Decision, Memory, Plan
+from paldia.core.observation import Action, Decision, Memory, ModelMemory, Plan
 from paldia.kit.clock import Clock
 from paldia.kit.lifecycle import sleep_unless, wait_any
 from paldia.kit.observability import logger
@@ -23,6 +25,8 @@ from paldia_controller import encoding, rollout
 from paldia_controller.applier import Changes, plan_changes
 from paldia_controller.observer import Observer
 from paldia_controller.profiling import Profiling, Task, checked
+from paldia_controller.provisioning import Provisioning
+from paldia_controller.records import Recorder
 from paldia_controller.state import State
 from paldia_controller.views import Views
 
@@ -40,6 +44,7 @@ class Planner:
         state: State,
         observer: Observer,
         profiling: Profiling,
+        provisioning: Provisioning,
         views: Views,
         *,
         config: PolicyConfig,
@@ -48,6 +53,7 @@ class Planner:
         self._state = state
         self._observer = observer
         self._profiling = profiling
+        self._provisioning = provisioning
         self._views = views
         self._config = config
         self._clock = clock
@@ -56,12 +62,14 @@ class Planner:
         self.ledger = Ledger(clock.wall_s())
         self.decisions = 0
         self.moves = 0
-        self.latest: Mapping[str, Decision] = {}
-        """The last decision on each model, kept or not."""
+        self.latest: Mapping[str, tuple[Decision, ModelMemory]] = {}
+        """The last decision on each model, kept or not, and what was remembered then."""
+        self._recorder = Recorder(state)
         self._alarm = ""
 
     def restore(self) -> None:
         """Take up what the planner before this one remembered."""
+        self._recorder.restore()
         saved = self._state.planner.get("state")
         if saved is None:
             return
@@ -94,16 +102,19 @@ class Planner:
         await self._keep_profiles()
         if not self._observer.settled():
             return
+        await self._keep_machines()
         await self._advance_rollouts()
         observation = self._observer.observe()
-        step = engine.step(observation, self.memory, self._config)
+        step = engine.step(observation, self.memory, self._config, PALDIA)
+        made = Recording(observation, self.memory, self._config, PALDIA.name, step)
         changes = plan_changes(self._state, observation.plan, step)
         self._keep_latest(step)
         remembered, self.memory = step.memory, self._unless_saving(step)
         now_s, running = self._clock.wall_s(), self._views.running()
         self._saved_s = min(self._saved_s, now_s)
         due = now_s - self._saved_s > SAVE_EVERY_S or running != self.ledger.running
-        if not changes.writes and not due:
+        reviews = self._recorder.reviews(made, changes.models)
+        if not (changes.writes or reviews or due):
             self.memory = remembered
             return
         done = [
@@ -119,7 +130,10 @@ class Planner:
             moves=self.moves + sum(d.action is Action.MOVE for d in done),
         )
         writes = [*changes.writes, self._state.planner.put("state", saved)]
+        decided = [decision.model for decision in done]
+        writes += self._recorder.writes(made, decided, reviews, beside=writes)
         await self._state.commit(writes, changes.expect)
+        self._recorder.written(made, decided, reviews)
         self.memory = {
             name: memory if _applied(step, observation.plan, changes, name) else self.memory[name]
             for name, memory in remembered.items()
@@ -130,9 +144,9 @@ class Planner:
             _log(decision)
 
     def _keep_latest(self, step: engine.Step) -> None:
-        judged = {decision.model: decision for decision in step.decisions}
+        judged = {each.model: (each, step.memory[each.model]) for each in step.decisions}
         self.latest = {
-            name: decision for name, decision in self.latest.items() if name in step.plan
+            name: latest for name, latest in self.latest.items() if name in step.plan
         } | judged
         if step.alarm != self._alarm:
             self._alarm = step.alarm
@@ -146,6 +160,24 @@ class Planner:
             )
             for name, memory in step.memory.items()
         }
+
+    async def _keep_machines(self) -> None:
+        """Have machines asked for and given back, each paid for from the moment that is noted."""
+        now_s = self._clock.wall_s()
+        before, changes = self._observer.fleet.provisions, self._provisioning.changes(now_s)
+        if changes:
+            ledger = self._views.settled(self.ledger, now_s, changes)
+            saved = state_pb2.StoredPlanner(
+                memories=encoding.memory_to_proto(self.memory),
+                ledger=encoding.ledger_to_proto(ledger),
+                decisions=self.decisions,
+                moves=self.moves,
+            )
+            writes, expect = self._provisioning.writes(changes)
+            await self._state.commit([*writes, self._state.planner.put("state", saved)], expect)
+            self.ledger, self._saved_s = ledger, now_s
+            self._provisioning.committed(before, changes)
+        self._provisioning.carry_out()
 
     async def _keep_profiles(self) -> None:
         """Collect what has been measured."""
@@ -161,10 +193,10 @@ class Planner:
         await self._promote(models, profiles, self._clock.wall_s())
         known = {key: row for key, row in profiles.items() if key not in self._profiling.repeating}
         missing = rollout.missing_profiles(models, known, nodes)
-        before = self._profiling.tasks
+        before = self._profiling.under_way
         self._profiling.assign(missing, nodes, self._clock.monotonic_s())
         self._observer.profiling = self._profiling.nodes
-        if before != self._profiling.tasks:
+        if before != self._profiling.under_way:
             self._observer.changed.fire()
 
     async def _keep_profile(self, task: Task, result: agent_pb2.ProfileResult) -> None:

@@ -7,7 +7,7 @@ same tasks are asked for again and an agent that has finished one answers at onc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2
@@ -16,6 +16,7 @@ from paldia.api import convert
 from paldia.api.v1 import agent_pb2, types_pb2
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.observation import NodeView
+from paldia.core.types import NodeState
 from paldia_controller.rollout import Wanted
 from paldia_controller.state import profile_key
 
@@ -57,6 +58,11 @@ class Profiling:
         """Part of new tasks' ids, raised whenever an earlier result must not count for them."""
 
     @property
+    def under_way(self) -> frozenset[tuple[str, str]]:
+        """The ids of all tasks, each with its node."""
+        return frozenset((task.task_id, task.node_id) for task in self.tasks.values())
+
+    @property
     def nodes(self) -> frozenset[str]:
         """Nodes that measure something."""
         return frozenset(task.node_id for task in self.tasks.values())
@@ -64,9 +70,9 @@ class Profiling:
     def assign(self, missing: Iterable[Wanted], nodes: tuple[NodeView, ...], now_s: float) -> None:
         """Give each missing measurement to a free node; drop those no longer missing."""
         wanted = {profile_key(want.digest, want.hardware): want for want in missing}
-        usable = {node.node_id for node in nodes if node.usable}
+        usable = {node.node_id: node for node in nodes if node.usable}
         self.tasks = {
-            key: task
+            key: _begun(task, usable[task.node_id], now_s)
             for key, task in self.tasks.items()
             if key in wanted and task.node_id in usable
         }
@@ -81,8 +87,9 @@ class Profiling:
                 and node.node_id not in self.nodes
             ]
             if free:
-                # An idle node measures undisturbed, and disturbs nobody.
-                node = min(free, key=lambda n: (len(n.deployments), n.node_id))
+                # A machine that has to be asked for costs more than a measurement that is a
+                # little disturbed; among others an idle node is neither, and disturbs nobody.
+                node = min(free, key=lambda n: (_wait_s(n), len(n.deployments), n.node_id))
                 task_id = f"{want.digest[:16]}-{want.hardware}-{self._round}"
                 self.tasks[key] = Task(want, node.node_id, task_id, now_s)
 
@@ -147,6 +154,16 @@ class Profiling:
             for _, task in sorted(self.tasks.items())
             if task.node_id == node_id
         ]
+
+
+def _wait_s(node: NodeView) -> float:
+    """How long it takes until a node can measure."""
+    return 0.0 if node.state is NodeState.ACTIVE else node.hardware.activation_s
+
+
+def _begun(task: Task, node: NodeView, now_s: float) -> Task:
+    """Give the task; it begins only once its node is there, which others see to."""
+    return replace(task, started_s=now_s) if node.state is NodeState.ACTIVATING else task
 
 
 def checked(task: Task, result: agent_pb2.ProfileResult) -> agent_pb2.ProfileResult:

@@ -100,17 +100,23 @@ class State:
         self.models = Table("models", types_pb2.Model)
         self.plans = Table("plans", state_pb2.StoredPlan)
         self.nodes = Table("nodes", state_pb2.StoredNode)
+        self.provisions = Table("provisions", state_pb2.StoredProvision)
         self.profiles = Table("profiles", types_pb2.Profile)
         self.configs = Table("configs", state_pb2.StoredConfig)
         self.decisions = Table("decisions", types_pb2.Decision)
+        self.reviews = Table("reviews", types_pb2.Decision)
+        self.steps = Table("steps", types_pb2.RecordedStep)
         self.planner = Table("planner", state_pb2.StoredPlanner)
         self._tables: tuple[Table[Any], ...] = (
             self.models,
             self.plans,
             self.nodes,
+            self.provisions,
             self.profiles,
             self.configs,
             self.decisions,
+            self.reviews,
+            self.steps,
             self.planner,
         )
         self.revision = -1
@@ -171,5 +177,15 @@ def profile_key(digest: str, hardware: str) -> str:
 
 
 def decision_key(model: str, decided_ms: int) -> str:
-    """Name of a decision: by model, then by time."""
+    """Name of a decision, or of a review: by model, then by time."""
     return f"{model}/{decided_ms:015d}"
+
+
+def decisions_of(table: Table[types_pb2.Decision], model: str) -> list[str]:
+    """List the keys of a model's decisions, or reviews, oldest first."""
+    return sorted(key for key in table.rows if key.startswith(f"{model}/"))
+
+
+def step_key(decided_ms: int) -> str:
+    """Name of a recorded step: by the time of its decisions."""
+    return f"{decided_ms:015d}"

@@ -16,6 +16,7 @@ from paldia.core.types import NodeState
 from paldia_controller import billing, encoding, rollout
 from paldia_controller.observer import Observer
 from paldia_controller.profiling import Profiling
+from paldia_controller.provisions import Provision
 from paldia_controller.state import State, profile_key
 
 
@@ -203,30 +204,33 @@ class Views:
         return rollout.waiting_for(model, profiles, self._observer.nodes())
 
     def node(self, node_id: str, ledger: Ledger | None = None) -> types_pb2.Node:
-        """Give a node that has connected at least once, with what it cost by `ledger`.
+        """Give a node that is known, with what it cost by `ledger`.
 
         The bill as it was last saved, if none is given.
         """
         ledger = ledger or self._saved_ledger()
         energy = ledger.energy.get(node_id, Energy())
-        session = self._observer.agents[node_id]
-        state = self._observer.node_state(node_id, self._observer.occupied_nodes())
+        observer = self._observer
+        session = observer.present(node_id)
+        report = session.report if session else agent_pb2.NodeReport()
+        state = observer.node_state(node_id, observer.occupied_nodes())
         node = types_pb2.Node(
             id=node_id,
-            hardware=session.info.hardware,
+            hardware=observer.hardware(node_id),
             state=machines.node_state_to_proto(state),
-            utilisation=session.report.utilisation,
+            utilisation=report.utilisation,
             models=[
                 status.model
-                for status in session.report.deployments
+                for status in report.deployments
                 if status.state == types_pb2.PLACEMENT_STATE_READY
             ],
-            problem=session.report.problem,
+            problem=report.problem or observer.note(node_id),
             cost_usd=ledger.cost_usd.get(node_id, 0.0),
-            last_report_at=convert.timestamp(session.reported_wall_s),
             energy_joules=energy.total_j,
             estimated_energy_joules=energy.estimated_j,
         )
+        if session is not None:
+            node.last_report_at.CopyFrom(convert.timestamp(session.reported_wall_s))
         if state is NodeState.LOST and not node.problem:
             node.problem = "its agent is silent"
         return node
@@ -234,29 +238,36 @@ class Views:
     def nodes(self, ledger: Ledger | None = None) -> list[types_pb2.Node]:
         """Give all nodes, by id; see `node`."""
         ledger = ledger or self._saved_ledger()
-        return [self.node(node_id, ledger) for node_id in sorted(self._observer.agents)]
+        return [self.node(node_id, ledger) for node_id in self._observer.node_ids()]
 
-    def settled(self, ledger: Ledger, now_s: float) -> Ledger:
-        """Give the bill with everything up to `now_s`, in UTC seconds, charged to it."""
+    def settled(
+        self, ledger: Ledger, now_s: float, changes: Mapping[str, Provision] = {}
+    ) -> Ledger:
+        """Give the bill with everything up to `now_s`, in UTC seconds, charged to it.
+
+        From there it runs on what is paid for after `changes` of the fleet's machines.
+        """
         serving = {
             name: self._serving(name, record.message)
             for name, record in self._state.plans.rows.items()
         }
         busy = billing.busy_shares(self._state, serving, self.rates)
-        drawn = billing.draws(self._observer.agents, busy)
-        return ledger.settle(now_s, self.running(), busy, drawn)
+        drawn = billing.draws(self._observer, ledger.running, busy)
+        return ledger.settle(now_s, self.running(changes), busy, drawn)
 
-    def running(self) -> dict[str, float]:
+    def running(self, changes: Mapping[str, Provision] = {}) -> dict[str, float]:
         """Give the price in dollars per hour of each node that is paid for now.
 
-        A lost node that a model is still planned on may well be running: it is paid for
-        until the model has found another place.
+        Machines of the fleet are paid for from their activation until they have been given
+        back, others while they are in use. A lost node that a model is still planned on may
+        well be running: it is paid for until the model has found another place.
         """
-        agents = self._observer.agents
-        return {
-            node_id: agents[node_id].info.hardware.price_usd_per_hour
-            for node_id in sorted(self._observer.occupied_nodes() & agents.keys())
+        observer = self._observer
+        others = observer.occupied_nodes() & observer.agents.keys() - observer.fleet.ids
+        prices = {
+            node_id: observer.agents[node_id].info.hardware.price_usd_per_hour for node_id in others
         }
+        return dict(sorted((prices | observer.fleet.prices(changes)).items()))
 
     def _saved_ledger(self) -> Ledger:
         planner = self._state.planner.get("state")
