@@ -255,6 +255,30 @@ def test_a_place_that_never_becomes_ready_is_given_up(world: World) -> None:
     assert world.places("m") == ["f0"]
 
 
+def test_what_loads_slower_than_was_measured_is_ready_in_the_end(world: World) -> None:
+    """Where there are several nodes, too, each of which is given up for the other at first."""
+    world.obedient = False
+    here, since_s, tried = "", 0.0, []
+    for _ in range(900):
+        world.step(m=10)
+        (place,) = world.places("m")
+        if place != here:
+            here, since_s = place, world.now_s
+            tried.append(place)
+        if world.now_s - since_s > 150:
+            break
+    assert world.now_s - since_s > 150, "it loads for so long"
+    assert 2 <= len(tried) <= 5
+
+
+def test_a_place_is_given_up_though_the_clock_was_set_back(world: World) -> None:
+    world.obedient = False
+    world.steps(5, m=10)
+    world.now_s -= 900
+    world.steps(int(world.config.start_limit_s) + 10, m=10)
+    assert world.places("m") == ["f0"]
+
+
 def test_a_short_restart_of_a_triton_is_no_failed_start(world: World) -> None:
     world.steps(200, m=10)
     world.obedient = False

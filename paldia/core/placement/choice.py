@@ -91,7 +91,9 @@ def _start_usd(question: Question, best: Candidate, fleet: Fleet) -> float:
     profile = question.view.profiles.get(best.hardware)
     load_s = profile.load_s if profile else 0.0
     hardware = fleet.nodes[best.assignments[0].node_id].hardware
-    return best.added_usd_per_hour * (hardware.activation_s + load_s) / 3600
+    opened = sum(fleet.count[fleet.index[a.node_id]] == 0 for a in best.assignments)
+    start_s = hardware.activation_s + load_s
+    return float(opened * hardware.price_usd_per_hour * start_s / 3600)
 
 
 def pays(saved_usd_per_hour: float, start_usd: float, config: PolicyConfig) -> bool:

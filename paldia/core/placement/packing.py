@@ -173,7 +173,7 @@ class Packing:
 
         def key(item: int) -> tuple[int, float, int]:
             share = float(self.items[item].share[kind])
-            grade = round(self.items[item].worth / (price * share) * _GRADES)
+            grade = round(self.items[item].worth / max(TINY, price * share) * _GRADES)
             return (-grade, -share * self._eagerness[item], item)
 
         return sorted((item for item in items if self.items[item].share[kind] <= 1), key=key)

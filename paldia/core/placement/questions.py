@@ -106,6 +106,7 @@ class Seen:
         self.used, self.preference, slack = fleet.used, fleet.preference, fleet.slack
         self.left_bytes = fleet.capacity_bytes - fleet.used_bytes
         self.limit = config.utilisation_limit
+        self.config, self.rule = config, question.policy.sharing
         places, leaving = fleet.places(model), fleet.leaving(model)
         if places or leaving:
             self.used, self.preference, slack = (

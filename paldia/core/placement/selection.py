@@ -7,7 +7,9 @@ operations, and of those that fit the fullest is taken, which keeps others empty
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from paldia.core.placement.occupancy import Fleet, Load
 from paldia.core.placement.questions import Found, Question, Row, Seen
 from paldia.core.sharing.asks import TINY
 from paldia.core.sharing.costs import Ints
+from paldia.core.sharing.offers import judged
 from paldia.core.sharing.prediction import SharingRule
 
 
@@ -172,7 +175,12 @@ def _unfitting(question: Question, row: Row, part: slice, seen: Seen) -> Found:
     hurts = offers.used[at, way] > seen.room[nodes] + TINY
     nodes = nodes[np.lexsort((nodes, seen.used[nodes], hurts))][:wanted]
     others = float(seen.used[nodes].max())
+    if len(nodes) < wanted:
+        row = _on_fewer(row, len(nodes), float(seen.left_bytes[nodes].min()), seen)
+        offers, at, way = row.offers, row.row, 0
     verdict, detail = verdicts.on_load(offers, at, way, others)
+    if len(nodes) < wanted and verdict is not Verdict.FEASIBLE:
+        detail = f"{len(nodes)} with room, {wanted} needed; {detail}"
     if verdict is Verdict.FEASIBLE:
         tight = [n for n in nodes.tolist() if offers.used[at, way] > seen.room[n] + TINY]
         if len(nodes) < wanted:
@@ -183,6 +191,19 @@ def _unfitting(question: Question, row: Row, part: slice, seen: Seen) -> Found:
             verdict = Verdict.NEIGHBOUR
             detail = f"would break the SLO of {hurt} on {seen.fleet.ids[tight[0]]}"
     return candidate(question, row, way, nodes, seen, verdict=verdict, detail=detail)
+
+
+def _on_fewer(row: Row, nodes: int, left_bytes: float, seen: Seen) -> Row:
+    """Judge what was meant for several nodes on so many of them, which is all that there are."""
+    ask, meant = row.ask, int(row.offers.nodes[row.row])
+    demand = replace(
+        ask.demand,
+        requests_per_second=ask.demand.requests_per_second * meant / nodes,
+        backlog=math.ceil(ask.demand.backlog * meant / nodes),
+    )
+    lanes = max(1, min(ask.most_lanes, int(left_bytes // max(1, ask.profile.memory_bytes))))
+    asked = replace(ask, demand=demand, most_lanes=lanes)
+    return Row(judged([asked], seen.rule, seen.config), 0)
 
 
 def candidate(

@@ -84,7 +84,9 @@ class Options:
 
     def items(self, model: str, price_usd_per_hour: Floats) -> list[Item]:
         """Give its items at such prices: on any kind if one node does, else on the cheapest."""
-        costs = price_usd_per_hour * self.share * self.nodes
+        able = np.isfinite(self.share)
+        costs = np.full(len(able), np.inf)
+        costs[able] = (price_usd_per_hour * self.nodes)[able] * self.share[able]
         kind = int(costs.argmin())
         count = int(self.nodes[kind])
         if not np.isfinite(costs[kind]):

@@ -35,7 +35,8 @@ def consolidate(world: World) -> None:
     questions = world.prospects.judged([(world.question(name, 1), strict) for name in names])
     consolidation = Consolidation(questions, world.fleet, world.config)
     mature: Proposal | None = None
-    for since_s, group in sorted(groups.items()):
+    for begun_s, group in sorted(groups.items()):
+        since_s = min(begun_s, now_s)
         proposal = consolidation.without(group)
         if proposal is not None:
             _wait(world, proposal, since_s)

@@ -16,6 +16,9 @@ from paldia.core.observation import (
 )
 from paldia.core.step import scaling
 
+TRIALS_LIMIT = 10
+"""Start limits for which a place is waited for at most, where others were given up before it."""
+
 
 def remember(
     view: ModelView,
@@ -45,7 +48,13 @@ def remember(
         node = nodes.get(assignment.node_id)
         patience_s = config.start_limit_s + (profile.load_s if profile else 0.0)
         patience_s += node.hardware.activation_s if node else 0.0
-        since_s = max(plan.since_s if plan else now_s, unready_since_s or now_s)
+        waited_s = unready_since_s or now_s
+        moved_s = plan.since_s if plan and plan.since_s <= now_s else waited_s
+        since_s = max(moved_s, waited_s)
+        # Whoever goes from place to place gets as long at each as all before it took together:
+        # what loads slowly is ready in the end.
+        tried_s = moved_s - waited_s
+        patience_s = max(patience_s, min(tried_s, TRIALS_LIMIT * config.start_limit_s))
         late = state is not DeploymentState.READY and now_s - since_s > patience_s
         if state is DeploymentState.FAILED or late:
             failed.append(assignment.node_id)
@@ -99,12 +108,17 @@ def _expected_rate(
 
 def _not_from_the_future(memory: ModelMemory, now_s: float, config: PolicyConfig) -> ModelMemory:
     """Bound remembered times by the present, in case the clock was set back."""
-    saving_s = memory.saving_since_s
+
+    def bounded(time_s: float | None) -> float | None:
+        return None if time_s is None else min(time_s, now_s)
+
     return replace(
         memory,
         last_used_s=min(memory.last_used_s, now_s),
         judged_s=min(memory.judged_s, now_s),
-        saving_since_s=None if saving_s is None else min(saving_s, now_s),
+        saving_since_s=bounded(memory.saving_since_s),
+        backlog_since_s=bounded(memory.backlog_since_s),
+        unready_since_s=bounded(memory.unready_since_s),
         avoid=tuple((node, min(until, now_s + config.avoid_s)) for node, until in memory.avoid),
     )
 
