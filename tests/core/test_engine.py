@@ -419,6 +419,29 @@ def test_memory_bounds_what_fits() -> None:
     assert decision.candidates[0].verdict is Verdict.MEMORY
 
 
+def test_a_new_artifact_goes_elsewhere_if_both_are_more_than_the_node_holds(world: World) -> None:
+    large = replace(PROFILES["slow"], memory_bytes=3 << 30)
+    world.nodes = {"s0": SLOW, "s1": SLOW}
+    world.profiles = {"slow": large}
+    world.steps(5, m=10)
+    assert world.places("m") == ["s0"]
+    world.models["m"] = replace(world.models["m"], artifact_digest="b" * 64, generation=2)
+    world.obedient = False
+    world.step(m=10)
+    assert world.places("m") == ["s1"]
+    assert [(a.node_id, a.artifact_digest[0]) for a in world.plan["m"].retiring] == [("s0", "a")]
+
+
+def test_an_artifact_that_cannot_be_replaced_goes_on_serving(world: World) -> None:
+    large = replace(PROFILES["slow"], memory_bytes=3 << 30)
+    world.nodes, world.profiles = {"s0": SLOW}, {"slow": large}
+    world.steps(5, m=10)
+    world.models["m"] = replace(world.models["m"], artifact_digest="b" * 64, generation=2)
+    decision = world.steps(3, m=10)["m"]
+    assert [a.artifact_digest for a in world.plan["m"].target] == ["a" * 64]
+    assert "needs 3072 MiB" in decision.reason
+
+
 def test_a_new_artifact_is_started_beside_the_old(world: World) -> None:
     world.steps(3, m=10)
     world.models["m"] = Model("m", "b" * 64, Slo(0.1), generation=2)

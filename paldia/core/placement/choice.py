@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from paldia.core.config import PolicyConfig
 from paldia.core.observation import Action, Candidate, DeploymentState, ModelPlan, NodeView
 from paldia.core.placement import selection
-from paldia.core.placement.occupancy import Fleet
+from paldia.core.placement.occupancy import Fleet, demand_of
 from paldia.core.placement.questions import Question
 from paldia.core.step.memory import state_of
 
@@ -33,7 +33,8 @@ def choose(
     config: PolicyConfig,
 ) -> Choice:
     """Choose among the candidates, and the place that the model has, if it can go on there."""
-    best = selection.pick(options, question.waiting)
+    rate = demand_of(question.view, question.memory, 1).requests_per_second
+    best = selection.pick(options, question.waiting, rate)
     if now is None:
         if best is None:
             return Choice(Action.UNPLACED, "no node can take it: " + _why_not(options), None)
@@ -51,7 +52,7 @@ def choose(
         return _stay(now, before, f"{now.hardware} is still starting: {now.detail}")
     if best.feasible and not now.feasible:
         return Choice(_kind(now, best), f"{now.hardware}: {now.detail}; {_praise(best)}", best)
-    if not _worth_it(now, best, _start_usd(question, best, fleet), config):
+    if not _worth_it(now, best, _start_usd(question, best, fleet), rate, config):
         return _stay(now, before, f"{_better_than(now, best)}, but not by enough to move")
     since_s = question.memory.saving_since_s
     won_s = 0.0 if since_s is None else question.now_s - since_s
@@ -101,16 +102,28 @@ def pays(saved_usd_per_hour: float, start_usd: float, config: PolicyConfig) -> b
     return saved_usd_per_hour * config.payback_s / 3600 > start_usd
 
 
-def _worth_it(now: Candidate, best: Candidate, start_usd: float, config: PolicyConfig) -> bool:
+def _worth_it(
+    now: Candidate,
+    best: Candidate,
+    start_usd: float,
+    requests_per_second: float,
+    config: PolicyConfig,
+) -> bool:
     """Whether a move that nothing forces would pay: money saved well within the SLO, or a
     clearly lower latency where the SLO can't be met at all.
 
     What is well within the SLO has been decided when the candidates were judged.
     """
-    if not now.feasible:
-        return best.latency_s < now.latency_s * (1 - config.improvement)
-    saved = now.added_usd_per_hour - best.added_usd_per_hour
-    return best.feasible and pays(saved, start_usd, config)
+    short = not now.feasible and now.keeps_slo and best.keeps_slo
+    if short and len(best.assignments) > len(now.assignments):
+        return True
+    if now.feasible or short:
+        saved = now.added_usd_per_hour - best.added_usd_per_hour
+        return (best.feasible or short) and pays(saved, start_usd, config)
+    behind = requests_per_second > now.throughput
+    if behind != (requests_per_second > best.throughput):
+        return behind
+    return best.latency_s < now.latency_s * (1 - config.improvement)
 
 
 def _kind(now: Candidate, best: Candidate) -> Action:

@@ -70,6 +70,15 @@ class Question:
         """Give the question as if no requests waited."""
         return replace(self, memory=replace(self.memory, backlog=0))
 
+    def replaced(self, fleet: Fleet) -> frozenset[int]:
+        """Nodes where another artifact serves, and takes memory until this one does."""
+        digest = self.view.model.artifact_digest
+        return frozenset(
+            fleet.index[a.node_id]
+            for a in self.current
+            if a.artifact_digest != digest and a.node_id in fleet.index
+        )
+
     def avoided(self, fleet: Fleet) -> frozenset[int]:
         """Nodes on which the model failed to start a short while ago."""
         return frozenset(
@@ -113,17 +122,20 @@ class Seen:
                 array.copy() for array in (fleet.used, fleet.preference, fleet.slack)
             )
         self.running = fleet.count > 0
+        replaced = question.replaced(fleet)
         for index in places:
             own = fleet.own(index, model)
             if own is not None:
                 self.used[index] = fleet.used_beside(index, model)
-                self.left_bytes[index] += own.memory_bytes
+                if index not in replaced:
+                    self.left_bytes[index] += own.memory_bytes
                 slack[index] = fleet.slack_beside(index, model)
                 self.running[index] = fleet.count[index] > 1
                 self.preference[index] += _HERE
         for index, used, memory_bytes in leaving:
             self.used[index] = max(0.0, self.used[index] - used)
-            self.left_bytes[index] += memory_bytes
+            if index not in places:
+                self.left_bytes[index] += memory_bytes
             slack[index] += used
             self.preference[index] += _HERE
         # A process keeps the share of the SMs it started with: only as it is can it go on there.

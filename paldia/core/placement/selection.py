@@ -30,13 +30,17 @@ def candidates(question: Question, fleet: Fleet, config: PolicyConfig) -> tuple[
     return tuple(on_kind(question, hardware, seen) for hardware in fleet.hardware)
 
 
-def pick(options: Sequence[Candidate], waiting: int = 1) -> Candidate | None:
+def pick(
+    options: Sequence[Candidate], waiting: int = 1, requests_per_second: float = 0.0
+) -> Candidate | None:
     """Take the feasible candidate that adds least to the bill, else the fastest.
 
     Of `waiting` models that look for a place at once, those that come later will share a node
     that this one opens: it is charged its share of the node, and one part in `waiting` at
     least. Ties go to the lower price, then the lower latency, then the name. Where none is
-    feasible, one that breaks nobody else's SLO comes first.
+    feasible, one that breaks nobody else's SLO comes first, then one that keeps its own: with
+    the most replicas, and then for the least money. Of the rest what gets done as many requests
+    as are expected comes before what falls behind, whatever it would take for the first of them.
     """
 
     def key(option: Candidate) -> tuple[float, float, float, str]:
@@ -51,11 +55,20 @@ def pick(options: Sequence[Candidate], waiting: int = 1) -> Candidate | None:
     feasible = [option for option in options if option.feasible]
     if feasible:
         return min(feasible, key=key)
-    return min(
-        (option for option in options if option.servable),
-        key=lambda c: (c.verdict is Verdict.NEIGHBOUR, c.latency_s, c.hardware),
-        default=None,
-    )
+
+    def trouble(option: Candidate) -> tuple[bool, bool, bool, int, float, float, str]:
+        kept = option.keeps_slo
+        return (
+            option.verdict is Verdict.NEIGHBOUR,
+            not kept,
+            requests_per_second > option.throughput,
+            -len(option.assignments) if kept else 0,
+            option.added_usd_per_hour if kept else 0.0,
+            option.latency_s,
+            option.hardware,
+        )
+
+    return min((option for option in options if option.servable), key=trouble, default=None)
 
 
 def as_hinted(

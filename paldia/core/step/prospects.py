@@ -82,8 +82,10 @@ class Prospects:
             if stays:
                 self._fleet.add(index, load)
                 rows.setdefault(plan.model, Row(offers, at))
-            elif self._fleet.own(index, plan.model) is None:
-                self._fleet.hold(index, plan.model, load.used, load.memory_bytes)
+            else:
+                # Beside its successor on the same node it takes memory only: one of them works.
+                used = load.used if self._fleet.own(index, plan.model) is None else 0.0
+                self._fleet.hold(index, plan.model, used, load.memory_bytes)
         return rows
 
     def tuned(self, questions: Sequence[Question]) -> list[Question]:
@@ -113,8 +115,11 @@ class Prospects:
         ask = question.present.ask
         own = [load for index in places if (load := fleet.own(index, name)) is not None]
         used = max(fleet.used_beside(index, name) for index in places)
+        replaced = question.replaced(fleet)
         left_bytes = min(
-            fleet.capacity_bytes[index] - fleet.used_bytes[index] + load.memory_bytes
+            fleet.capacity_bytes[index]
+            - fleet.used_bytes[index]
+            + (0.0 if index in replaced else load.memory_bytes)
             for index, load in zip(places, own, strict=True)
         )
         most_lanes = int(left_bytes // max(1, ask.profile.memory_bytes))

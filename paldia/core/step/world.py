@@ -123,8 +123,9 @@ class World:
                 self.fleet.add(index, load)
         retiring = {a.node_id for a in plan.retiring}
         for index, before in left:
-            if index not in nodes and self.fleet.ids[index] in retiring:
-                self.fleet.hold(index, plan.model, before.used, before.memory_bytes)
+            if self.fleet.ids[index] in retiring:
+                used = 0.0 if index in nodes else before.used
+                self.fleet.hold(index, plan.model, used, before.memory_bytes)
 
     def _slo_unreachable(
         self, question: Question, options: tuple[Candidate, ...], choice: Choice
