@@ -484,6 +484,18 @@ def test_request_for_a_cold_model_waits_and_is_served_once_there_is_a_lane():
     assert kernel.next_wakeup_s() == math.inf
 
 
+def test_nobody_is_refused_for_the_slo_while_nothing_can_be_foretold():
+    kernel = kernel_with(lane())
+    ask(kernel, 1)
+    kernel.poll(0.0)
+    ask(kernel, 2, 0.1)
+    kernel.poll(0.1)
+    kernel.plan("m", ModelPlan((), SLO, OverloadPolicy.SHED), 3.0)
+    # The one that waits is late already; that a newcomer makes it later can't be said.
+    ask(kernel, 3, 3.0)
+    assert kernel.poll(3.0) == []
+
+
 def test_cold_wait_ends():
     kernel = kernel_with(limits=Limits(cold_wait_s=5))
     ask(kernel, 1)

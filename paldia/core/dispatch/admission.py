@@ -34,14 +34,15 @@ class Admission:
         if not is_full and not model.sheds:
             return None
         done_s = model.best_completion_s(request.rank, request.rows, now_s)
-        # Nothing can be foretold while no lane is at hand.
-        wait_s = done_s - now_s if math.isfinite(done_s) else 0.0
+        # Nothing can be foretold while no lane is at hand, not even that somebody will be late.
+        is_foretold = math.isfinite(done_s)
         if is_full:
+            wait_s = done_s - now_s if is_foretold else 0.0
             return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
         # Nor may it make those late with whom it shares a batch, for the batch is longer with it.
         due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request.rank, request.rows))
-        late_s = now_s + wait_s - due_s
-        if late_s > 0:
+        late_s = done_s - due_s
+        if is_foretold and late_s > 0:
             return Refuse.until(request.request_id, RefuseCause.SLO, late_s)
         return None
 
