@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
+import random
 import sys
 from dataclasses import replace
 
@@ -1088,3 +1090,41 @@ History.TestCase.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
 )
 TestHistory = History.TestCase
+
+
+@pytest.mark.parametrize("late_yields", [False, True])
+def test_long_queues_of_several_kinds_lose_nobody_and_send_nobody_twice(late_yields: bool):
+    one = Lane("a", "n", 3, 32, ((1, 0.01), (8, 0.045), (32, 0.165)), (1.0, 1.1, 1.2))
+    for seed in range(6):
+        dice, kernel = random.Random(seed), DispatchKernel()
+        kernel.plan("m", ModelPlan((one,), Slo(0.3), late_yields=late_yields), 0.0)
+        # One and a half times what it can do.
+        events = [(dice.uniform(0, 3), 0, request_id) for request_id in range(2200)]
+        heapq.heapify(events)
+        sent: list[int] = []
+        while events:
+            now_s, batch_id, request_id = heapq.heappop(events)
+            if batch_id:
+                kernel.complete(batch_id, now_s)
+            else:
+                kernel.arrive(Request(request_id, "m", 1, now_s, like_key=request_id % 4))
+            for decision in kernel.poll(now_s):
+                assert isinstance(decision, Dispatch)
+                sent += decision.request_ids
+                done_s = now_s + 1.2 * one.latency_s(decision.rows)
+                heapq.heappush(events, (done_s, decision.batch_id, 0))
+        assert sorted(sent) == list(range(2200))
+
+
+@pytest.mark.parametrize("waiting", [10, 65, 70, 129, 200])
+def test_a_deadline_holds_however_many_waited_for_the_first_lane(waiting: int):
+    kernel = kernel_with()
+    for request_id in range(waiting):
+        ask(kernel, request_id, 0.001 * request_id)
+    kernel.poll(0.2)
+    kernel.plan("m", ModelPlan((lane(batch=1, points=((1, 1.0),)),), SLO), 1.0)
+    kernel.poll(1.0)
+    ask(kernel, 9999, 1.0, deadline_s=40.0)
+    kernel.poll(1.0)
+    assert kernel.next_wakeup_s() <= 40.0
+    assert Expire(9999) in kernel.poll(41.0)

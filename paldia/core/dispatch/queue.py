@@ -156,21 +156,27 @@ class RequestQueue:
     def _take(self, group: _LikeGroup, stay: Stay, most: int) -> Stay:
         """Remove requests at the head of a group's first stay, up to where another's begin."""
         group.heap.pop()
-        if self._heap.top() is stay:
+        is_first = self._heap.top() is stay
+        if is_first:
             self._heap.pop()
-        else:
-            self._heap.note_dead()
         if group.count > stay.count and (following := group.heap.top()) is not None:
             most = min(most, stay.count_before(following.order))
         if most >= stay.count:
             stay.queued = False
+            self._note_left(is_first)
             self._count_out(group, stay)
             return stay
         part = stay.cut(most)
+        self._note_left(is_first)
         self._count_out(group, part)
         group.heap.push(stay.order, stay)
         self._heap.push(stay.order, stay)
         return part
+
+    def _note_left(self, was_first: bool) -> None:
+        # Not before it has left: a sweep would keep it, and count it no more.
+        if not was_first:
+            self._heap.note_dead()
 
     def _count_out(self, group: _LikeGroup, stay: Stay) -> None:
         self._count -= stay.count

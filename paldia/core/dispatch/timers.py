@@ -22,8 +22,9 @@ class Timers:
         """Let a stay wait until then, and not as long as was said before; infinity for ever."""
         if until_s == stay.until_s:
             return
-        self.forget(stay)
-        stay.until_s = until_s
+        was_s, stay.until_s = stay.until_s, until_s
+        if was_s < math.inf:
+            self._heap.note_dead()
         if until_s < math.inf:
             self._heap.push((until_s, *stay.order), stay)
 
