@@ -8,13 +8,9 @@ differ from it in one thing, the source paper's split, and two that know the fut
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paldia.core.errors import NotFoundError
-from paldia.core.observation import Candidate, ModelView
-from paldia.core.placement.occupancy import Fleet
-from paldia.core.profiles import Profile
 from paldia.core.sharing.prediction import SharingRule
 
 
@@ -86,36 +82,3 @@ def policy_named(name: str) -> Policy:
             return policy
     names = ", ".join(policy.name for policy in POLICIES)
     raise NotFoundError(f"no policy named {name!r}; there are {names}")
-
-
-def narrowed(
-    rule: HardwareRule, options: Sequence[Candidate], view: ModelView, fleet: Fleet
-) -> tuple[Candidate, ...]:
-    """Leave of the candidates what a rule would look at: all, or one."""
-    if rule is HardwareRule.PLANNED:
-        return tuple(options)
-    known = {
-        option.hardware: (option, profile)
-        for option in options
-        if option.servable and (profile := view.profiles[option.hardware]) is not None
-    }
-    slo_s = view.model.slo.latency_s
-    if rule is HardwareRule.CHEAPEST_GPU:
-        kinds = {name: fleet.at(int(fleet.of_kind(name)[0])).hardware for name in known}
-        fitting = {
-            (kinds[name].price_usd_per_hour, name): option
-            for name, (option, profile) in known.items()
-            if kinds[name].gpus and profile.latency_s(1) <= slo_s
-        }
-        if fitting:
-            return (fitting[min(fitting)],)
-    by_speed = {
-        (_least_time_s(profile, slo_s), name): option for name, (option, profile) in known.items()
-    }
-    return (by_speed[min(by_speed)],) if by_speed else ()
-
-
-def _least_time_s(profile: Profile, slo_s: float) -> float:
-    """Give the seconds per request in the best of batches that keep the SLO; alone if none does."""
-    times_s = [seconds / batch for batch, seconds in profile.points if seconds <= slo_s]
-    return min(times_s, default=profile.latency_s(1))

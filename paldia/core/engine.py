@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from paldia.core.baselines import PALDIA, Policy, narrowed
+from paldia.core.baselines import PALDIA, Policy
 from paldia.core.config import PolicyConfig
 from paldia.core.observation import Action, Candidate, Decision, Memory, Observation, Plan
 from paldia.core.placement import selection
 from paldia.core.placement.choice import Choice, choose
+from paldia.core.placement.eligible import eligible
 from paldia.core.placement.questions import Found, Question
 from paldia.core.placement.standing import held_to_share, standing
 from paldia.core.step import scaling
@@ -101,10 +102,10 @@ def _choice(
         return Choice(Action.UNLOAD if before.target else Action.KEEP, reason, None)
     if world.alarm and any(is_lost(a.node_id, world.nodes) for a in before.target):
         return Choice(Action.KEEP, world.alarm, None)
-    eligible = narrowed(world.policy.hardware, options, question.view, world.fleet)
+    looked_at = eligible(world.policy.hardware, options, question.view, world.fleet)
     here = now.candidate if now else None
-    eligible = selection.as_hinted(question, eligible, world.fleet)
-    choice = choose(question, eligible, here, before, fleet=world.fleet, config=world.config)
+    looked_at = selection.as_hinted(question, looked_at, world.fleet)
+    choice = choose(question, looked_at, here, before, fleet=world.fleet, config=world.config)
     if choice.candidate is None or choice.candidate is here:
         return choice
     held = held_to_share(question, choice.candidate, world.fleet, world.config)

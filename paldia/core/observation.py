@@ -136,6 +136,12 @@ class ModelPlan:
         return self.target + self.retiring
 
 
+def state_of(node: NodeView | None, model: str, assignment: Assignment) -> DeploymentState | None:
+    """What a node last said of an assignment; None if nothing."""
+    view = node.deployments.get((model, assignment.artifact_digest)) if node else None
+    return view.state if view else None
+
+
 Plan = Mapping[str, ModelPlan]
 """Plans by model name."""
 

@@ -83,6 +83,16 @@ class World:
             decisions = self.step(**rates)
         return decisions
 
+    def seconds_until_it_moves_back(self) -> int:
+        """Let hardly anything come until the model has gone from the fast node to the slow one."""
+        quiet = 0
+        while self.places("m") == ["f0"]:
+            self.step(m=2)
+            quiet += 1
+            assert quiet < 60
+        assert self.places("m") == ["s0"]
+        return quiet
+
     def obey(self) -> None:
         self.running = {node_id: {} for node_id in self.nodes}
         for name, plan in self.plan.items():
@@ -150,12 +160,7 @@ def test_the_old_place_serves_until_the_new_one_is_ready(world: World) -> None:
 def test_falling_load_moves_it_back_only_after_the_saving_lasted(world: World) -> None:
     world.steps(10, m=45)
     assert world.places("m") == ["f0"]
-    quiet = 0
-    while world.places("m") == ["f0"]:
-        world.step(m=2)
-        quiet += 1
-        assert quiet < 60
-    assert world.places("m") == ["s0"]
+    quiet = world.seconds_until_it_moves_back()
     # The average must fall first, then the saving must win for wait_limit_s on end.
     assert quiet > world.config.wait_limit_s
 
@@ -163,12 +168,7 @@ def test_falling_load_moves_it_back_only_after_the_saving_lasted(world: World) -
 def test_a_saving_move_is_called_off_when_the_load_comes_back(world: World) -> None:
     world.steps(10, m=45)
     world.obedient = False
-    quiet = 0
-    while world.places("m") == ["f0"]:
-        world.step(m=2)
-        quiet += 1
-        assert quiet < 60
-    assert world.places("m") == ["s0"]
+    world.seconds_until_it_moves_back()
     assert [a.node_id for a in world.plan["m"].retiring] == ["f0"]
     decision = world.step(m=40)["m"]
     assert decision.action is Action.MOVE
@@ -177,13 +177,17 @@ def test_a_saving_move_is_called_off_when_the_load_comes_back(world: World) -> N
     assert world.plan["m"].retiring == (), "the other one serves nothing yet"
 
 
-def test_a_place_that_is_outgrown_before_it_has_started_is_passed_by(world: World) -> None:
+def start_on_a_faster_one_with_a_still_faster_one_free(world: World) -> None:
     world.nodes["t0"] = Hardware("fastest", 0.30, 4 << 30)
     world.profiles["fastest"] = Profile(((1, 0.002), (2, 0.004)), 3.0, 100 << 20)
     world.steps(5, m=10)
     world.obedient = False
     world.steps(2, m=30)
     assert world.places("m") == ["f0"]
+
+
+def test_a_place_that_is_outgrown_before_it_has_started_is_passed_by(world: World) -> None:
+    start_on_a_faster_one_with_a_still_faster_one_free(world)
     decision = world.step(m=120)["m"]
     assert decision.action is Action.MOVE
     assert world.places("m") == ["t0"]
@@ -191,12 +195,7 @@ def test_a_place_that_is_outgrown_before_it_has_started_is_passed_by(world: Worl
 
 
 def test_what_piles_up_is_no_reason_to_leave_a_place_that_is_starting(world: World) -> None:
-    world.nodes["t0"] = Hardware("fastest", 0.30, 4 << 30)
-    world.profiles["fastest"] = Profile(((1, 0.002), (2, 0.004)), 3.0, 100 << 20)
-    world.steps(5, m=10)
-    world.obedient = False
-    world.steps(2, m=30)
-    assert world.places("m") == ["f0"]
+    start_on_a_faster_one_with_a_still_faster_one_free(world)
     for _ in range(int(world.config.backlog_limit_s) + 15):
         world.step(m=30, backlog=40)
         assert world.places("m") == ["f0"]

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from paldia.core.config import PolicyConfig
-from paldia.core.observation import Action, Candidate, DeploymentState, ModelPlan, NodeView
+from paldia.core.observation import (
+    Action,
+    Candidate,
+    DeploymentState,
+    ModelPlan,
+    NodeView,
+    state_of,
+)
 from paldia.core.placement import selection
 from paldia.core.placement.occupancy import Fleet, demand_of
 from paldia.core.placement.questions import Question
-from paldia.core.step.memory import state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +120,13 @@ def _worth_it(
 
     What is well within the SLO has been decided when the candidates were judged.
     """
-    short = not now.feasible and now.keeps_slo and best.keeps_slo
-    if short and len(best.assignments) > len(now.assignments):
+    # Both keep the SLO, and are only fewer replicas than are wanted.
+    too_few = not now.feasible and now.keeps_slo and best.keeps_slo
+    if too_few and len(best.assignments) > len(now.assignments):
         return True
-    if now.feasible or short:
+    if now.feasible or too_few:
         saved = now.added_usd_per_hour - best.added_usd_per_hour
-        return (best.feasible or short) and pays(saved, start_usd, config)
+        return (best.feasible or too_few) and pays(saved, start_usd, config)
     behind = requests_per_second > now.throughput
     if behind != (requests_per_second > best.throughput):
         return behind

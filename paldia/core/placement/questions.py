@@ -79,6 +79,17 @@ class Question:
             if a.artifact_digest != digest and a.node_id in fleet.index
         )
 
+    def held(self, fleet: Fleet) -> frozenset[int]:
+        """Nodes where it is held to a share of the SMs.
+
+        A process keeps the share it started with: only as it is can it go on there.
+        """
+        return frozenset(
+            fleet.index[a.node_id]
+            for a in self.current
+            if a.sm_percent < 100 and a.node_id in fleet.index
+        )
+
     def avoided(self, fleet: Fleet) -> frozenset[int]:
         """Nodes on which the model failed to start a short while ago."""
         return frozenset(
@@ -102,6 +113,7 @@ class Seen:
     Attributes:
         avoided: nodes on which it failed to start a short while ago; `closed` are these and
             those where it is held to a share of the SMs.
+        config, rule: the policy's constants, and how it shares a device.
         used: share of each device that others take, `left_bytes` of memory that they leave.
         room: share of it that the others bear to lose; below 0 where it may not go at all.
         preference: the greater the better.
@@ -138,9 +150,7 @@ class Seen:
                 self.left_bytes[index] += memory_bytes
             slack[index] += used
             self.preference[index] += _HERE
-        # A process keeps the share of the SMs it started with: only as it is can it go on there.
-        held = {fleet.index.get(a.node_id) for a in question.current if a.sm_percent < 100}
-        self.closed = self.avoided | {index for index in held if index is not None}
+        self.closed = self.avoided | question.held(fleet)
         self.usable = fleet.usable
         if self.closed:
             self.usable = fleet.usable.copy()

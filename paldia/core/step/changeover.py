@@ -11,9 +11,9 @@ from paldia.core.observation import (
     ModelPlan,
     ModelView,
     NodeView,
+    state_of,
 )
 from paldia.core.placement.choice import Choice
-from paldia.core.step.memory import state_of
 from paldia.core.types import NodeState
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from paldia.core.config import PolicyConfig
 from paldia.core.observation import (
-    Assignment,
     DeploymentState,
     ModelMemory,
     ModelView,
     NodeView,
     Observation,
+    state_of,
 )
 from paldia.core.step import scaling
 
@@ -121,9 +121,3 @@ def _not_from_the_future(memory: ModelMemory, now_s: float, config: PolicyConfig
         unready_since_s=bounded(memory.unready_since_s),
         avoid=tuple((node, min(until, now_s + config.avoid_s)) for node, until in memory.avoid),
     )
-
-
-def state_of(node: NodeView | None, model: str, assignment: Assignment) -> DeploymentState | None:
-    """What a node last said of an assignment; None if nothing."""
-    view = node.deployments.get((model, assignment.artifact_digest)) if node else None
-    return view.state if view else None

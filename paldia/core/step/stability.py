@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from paldia.core.config import PolicyConfig
-from paldia.core.observation import DeploymentState, ModelMemory, ModelPlan, ModelView, NodeView
+from paldia.core.observation import (
+    DeploymentState,
+    ModelMemory,
+    ModelPlan,
+    ModelView,
+    NodeView,
+    state_of,
+)
 from paldia.core.placement.occupancy import demand_of
-from paldia.core.step.memory import state_of
 from paldia.core.types import NodeState
 
 _REVIEW_SPREAD = 16
