@@ -79,7 +79,12 @@ class World:
         self.store(self.state.planner, "state", state_pb2.StoredPlanner(memories=memories))
 
     def node(
-        self, node_id: str, *ready: str, watts: tuple[float | None, ...] = (), **hardware: object
+        self,
+        node_id: str,
+        *ready: str,
+        sm_percent: int = 0,
+        watts: tuple[float | None, ...] = (),
+        **hardware: object,
     ) -> None:
         told = types_pb2.Hardware(name="gpu", price_usd_per_hour=3600.0, **hardware)
         session = self.observer.agent_connected(agent_pb2.NodeInfo(node_id=node_id, hardware=told))
@@ -91,6 +96,7 @@ class World:
                     state=types_pb2.PLACEMENT_STATE_READY,
                     endpoint=f"{node_id}:1",
                     lanes=2,
+                    sm_percent=sm_percent,
                 )
                 for model in ready
                 for digest in (DIGEST, OLD_DIGEST)
@@ -125,8 +131,10 @@ async def test_a_node_is_told_the_sm_share_of_each_process(world: World) -> None
 async def test_a_route_tells_what_a_batch_takes_in_a_process_that_is_held_back(
     world: World,
 ) -> None:
-    world.node("n", "held", "free")
-    world.serve("held", on("n", sm_percent=25))
+    # The process that runs tells its share: one that the plan changes comes with another one.
+    world.node("m", "held", sm_percent=25)
+    world.node("n", "free")
+    world.serve("held", on("m", sm_percent=50))
     world.serve("free", on("n"))
     routes = world.views.routes()
     points = {

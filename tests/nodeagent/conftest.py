@@ -51,7 +51,7 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
         self.hellos = 0
         self.fetched: list[str] = []
         self.artifacts: dict[str, bytes] = {}
-        self._lanes: dict[tuple[str, str], int] = {}
+        self._wanted: dict[tuple[str, str], agent_pb2.DesiredDeployment] = {}
         self._tasks: dict[str, agent_pb2.ProfileTask] = {}
         self._changed = threading.Condition()
         self._version = 0
@@ -83,8 +83,7 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
                     continue
                 seen = self._version
                 response = agent_pb2.ConnectAgentResponse(profile_tasks=[*self._tasks.values()])
-                for (model, digest), lanes in self._lanes.items():
-                    response.deployments.add(model=model, artifact_digest=digest, lanes=lanes)
+                response.deployments.extend(self._wanted.values())
             yield response
 
     def _listen(self, requests: Any) -> None:
@@ -115,12 +114,14 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
         self.artifacts[digest] = packed.getvalue()
         return digest
 
-    def want(self, model: str, digest: str, lanes: int = 1) -> None:
+    def want(self, model: str, digest: str, lanes: int = 1, sm_percent: int = 0) -> None:
         with self._changed:
             if lanes:
-                self._lanes[model, digest] = lanes
+                self._wanted[model, digest] = agent_pb2.DesiredDeployment(
+                    model=model, artifact_digest=digest, lanes=lanes, sm_percent=sm_percent
+                )
             else:
-                self._lanes.pop((model, digest), None)
+                self._wanted.pop((model, digest), None)
             self._version += 1
             self._changed.notify_all()
 

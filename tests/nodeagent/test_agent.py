@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,32 @@ def infer(endpoint: str, model: str, value: float = 1.0, timeout_s: float = 20.0
     with triton.InferenceServerClient(endpoint) as client:
         answer = client.infer(model, [tensor], client_timeout=timeout_s)
     return float(answer.as_numpy("y")[0, 0])
+
+
+@contextlib.contextmanager
+def asking_without_end(controller: Any, model: str) -> Iterator[list[Exception]]:
+    """Ask a doubler again and again, where it is said to serve; give what went wrong."""
+    done, errors = threading.Event(), []
+
+    def keep_asking() -> None:
+        while not done.is_set():
+            try:
+                infer(controller.status(model).endpoint, model)
+            except Exception as error:
+                errors.append(error)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        yield errors
+    finally:
+        done.set()
+        asking.join()
+
+
+def records_of(node: Any, model: str) -> list[dict[str, Any]]:
+    """Give the agent's records of a model's processes."""
+    return [record for record in node.records if record["model"] == model]
 
 
 @pytest.fixture(scope="module")
@@ -81,29 +108,47 @@ def test_changes_lanes_without_failing_a_request(
 ) -> None:
     digest = controller.publish(make_model("relaned"))
     controller.want("relaned", digest, lanes=1)
-    status = controller.wait_status("relaned", READY)
+    controller.wait_status("relaned", READY)
     pid = node.triton_of("relaned").pid
-    done, errors = threading.Event(), []
-
-    def keep_asking() -> None:
-        while not done.is_set():
-            try:
-                infer(status.endpoint, "relaned")
-            except Exception as error:
-                errors.append(error)
-
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
-    for lanes in (3, 2):
-        controller.want("relaned", digest, lanes=lanes)
-        wait_until(
-            f"{lanes} lanes", lambda lanes=lanes: controller.status("relaned").lanes == lanes
-        )
-    done.set()
-    asking.join()
+    with asking_without_end(controller, "relaned") as errors:
+        for lanes in (3, 2):
+            controller.want("relaned", digest, lanes=lanes)
+            wait_until(
+                f"{lanes} lanes", lambda lanes=lanes: controller.status("relaned").lanes == lanes
+            )
     assert not errors
     assert node.triton_of("relaned").pid == pid
     assert controller.status("relaned").state == READY
+
+
+def test_another_share_takes_another_process_and_fails_no_request(
+    controller: Any, node: Any, make_model: Any, wait_until: Any
+) -> None:
+    digest = controller.publish(make_model("shared"))
+    controller.want("shared", digest, sm_percent=70)
+    before = controller.wait_status("shared", READY)
+    assert before.sm_percent == 70
+    with asking_without_end(controller, "shared") as errors:
+        controller.want("shared", digest, sm_percent=40)
+        wait_until("the new share", lambda: controller.status("shared").sm_percent == 40)
+        assert controller.status("shared").state == READY
+        assert controller.status("shared").endpoint != before.endpoint
+        wait_until("one process", lambda: len(records_of(node, "shared")) == 1)
+    assert not errors
+    assert records_of(node, "shared")[0]["sm_percent"] == 40
+
+
+def test_goes_while_another_process_is_still_coming_up(
+    controller: Any, node: Any, make_model: Any, wait_until: Any
+) -> None:
+    digest = controller.publish(make_model("twice"))
+    controller.want("twice", digest, sm_percent=70)
+    controller.wait_status("twice", READY)
+    controller.want("twice", digest, sm_percent=40)
+    wait_until("two processes", lambda: len(records_of(node, "twice")) == 2)
+    controller.want("twice", digest, lanes=0)
+    controller.wait_gone("twice")
+    assert not records_of(node, "twice")
 
 
 def test_finishes_requests_under_way_when_draining(

@@ -136,6 +136,7 @@ class DeploymentStatus(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_CONFIG_FIELD_NUMBER: _builtins.int
+    SM_PERCENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     artifact_digest: _builtins.str
     state: _types_pb2.PlacementState.ValueType
@@ -147,6 +148,8 @@ class DeploymentStatus(_message.Message):
     memory_bytes: _builtins.int
     model_config: _builtins.bytes
     """Serialized inference.ModelConfig as completed by Triton."""
+    sm_percent: _builtins.int
+    """Share of a GPU's streaming multiprocessors that it is held to; 0 for no limit."""
     @_builtins.property
     def load(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -161,10 +164,11 @@ class DeploymentStatus(_message.Message):
         load: _duration_pb2.Duration | None = ...,
         memory_bytes: _builtins.int = ...,
         model_config: _builtins.bytes = ...,
+        sm_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "endpoint", b"endpoint", "lanes", b"lanes", "load", b"load", "memory_bytes", b"memory_bytes", "model", b"model", "model_config", b"model_config", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "endpoint", b"endpoint", "lanes", b"lanes", "load", b"load", "memory_bytes", b"memory_bytes", "model", b"model", "model_config", b"model_config", "reason", b"reason", "sm_percent", b"sm_percent", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

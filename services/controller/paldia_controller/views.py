@@ -127,7 +127,8 @@ class Views:
         )
         profile = convert.profile_from_proto(stored) if stored else None
         if profile is not None:
-            sm_percent = convert.sm_percent_from_proto(placement.sm_percent)
+            # Its own, not the plan's: a changed share waits for another process.
+            sm_percent = convert.sm_percent_from_proto(status.sm_percent)
             for batch, _ in profile.points:
                 latency = convert.duration(profile.latency_s(batch, sm_percent))
                 lane.points.add(batch_size=batch, latency=latency)

@@ -1,7 +1,9 @@
 """The life of one model's artifact on this node: one Triton, brought up, watched, drained.
 
-Level-triggered: it is told how many lanes are wanted, 0 for none, and works towards
+Level-triggered: it is told what is allotted to it, no lanes for none, and works towards
 that until it is reached. What fails is tried again, ever more slowly, while it is wanted.
+What can't change while a process runs is changed by another one: it is brought up beside
+the first, takes over, and the first is drained.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2
@@ -18,6 +19,7 @@ from paldia.core.errors import NotServableError, PaldiaError, UnavailableError
 from paldia.kit.lifecycle import sleep_unless
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes
+from paldia_nodeagent.allotment import Allotment, Key
 from paldia_nodeagent.artifacts import ArtifactCache
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.triton import LoadHungError, TritonProcess
@@ -30,21 +32,13 @@ _STABLE_S = 60.0
 _FAILURES_COUNTED = 10
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Key:
-    """What names a deployment: an update runs beside what it replaces."""
-
-    model: str
-    digest: str
-
-
 class Deployment:
     """One (model, artifact) pair on this node."""
 
     def __init__(
         self,
         key: Key,
-        lanes: int,
+        wanted: Allotment,
         launcher: Launcher,
         artifacts: ArtifactCache,
         slots: asyncio.Semaphore,
@@ -53,13 +47,13 @@ class Deployment:
         on_change: Callable[[], None],
         adopted: TritonProcess | None = None,
     ) -> None:
-        """Start working towards `lanes` lanes; `adopted` serves already.
+        """Start working towards `wanted`; `adopted` serves already.
 
         `slots` bounds how many deployments come up at once; `on_change` is called when
         there is something new to report.
         """
         self.key = key
-        self._wanted = lanes
+        self._wanted = wanted
         self._launcher = launcher
         self._artifacts = artifacts
         self._slots = slots
@@ -72,19 +66,25 @@ class Deployment:
         self._failures = 0
         self._ready_since_s = time.monotonic()
         self._relane_after_s = 0.0
+        self._renew_after_s = 0.0
+        self._successor: asyncio.Task[TritonProcess] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
         self._poke = asyncio.Event()
         self.task = asyncio.create_task(self._live(), name=f"deployment {key.model}")
 
     @property
-    def wanted(self) -> int:
-        """Lanes wanted; 0 once it is to go."""
+    def wanted(self) -> Allotment:
+        """What is wanted of it; no lanes once it is to go."""
         return self._wanted
 
-    def want(self, lanes: int) -> None:
-        """Say how many lanes are wanted; 0 ends it, in order where it serves."""
-        self._wanted = lanes
+    def want(self, wanted: Allotment) -> None:
+        """Say what is wanted of it; no lanes end it, in order where it serves."""
+        self._wanted = wanted
         self._poke.set()
-        if lanes == 0 and self._state in (pb.PLACEMENT_STATE_LOADING, pb.PLACEMENT_STATE_FAILED):
+        if not wanted.lanes and self._state in (
+            pb.PLACEMENT_STATE_LOADING,
+            pb.PLACEMENT_STATE_FAILED,
+        ):
             # Nobody uses it, and a load may take long.
             self.task.cancel()
 
@@ -99,6 +99,7 @@ class Deployment:
         if self._triton is not None and self._triton.config is not None:
             status.endpoint = self._triton.record.endpoint
             status.lanes = self._triton.lanes
+            status.sm_percent = convert.sm_percent_to_proto(self._triton.record.sm_percent)
             status.load.CopyFrom(convert.duration(self._triton.record.load_s))
             status.memory_bytes = self._memory_bytes
             status.model_config = self._triton.config.SerializeToString()
@@ -111,17 +112,20 @@ class Deployment:
                 if await self._drain():
                     return
         finally:
+            await self._end_others()
             if self._triton is not None:
                 await self._triton.kill()
             logger().info("deployment.ended", model=self.key.model, digest=self.key.digest)
 
     async def _keep_serving(self) -> None:
         """Bring it up, as often as it takes, and watch it; return when it isn't wanted."""
-        while self._wanted:
+        while self._wanted.lanes:
             try:
                 if self._triton is None:
-                    self._triton = await self._bring_up()
-                while self._wanted:
+                    successor, self._successor = self._successor, None
+                    self._triton = await (successor or self._bring_up())
+                    self._ready_since_s = time.monotonic()
+                while self._wanted.lanes:
                     await self._look_after(self._triton)
             except Exception as error:
                 # Whatever it is, it must not take the agent and its other models down.
@@ -132,17 +136,27 @@ class Deployment:
             artifact = await self._artifacts.obtain(self.key.digest)
             began_s = time.monotonic()
             triton = await self._launcher.launch(
-                self.key.model, self.key.digest, artifact, self._wanted, "serve"
+                self.key.model,
+                self.key.digest,
+                artifact,
+                "serve",
+                lanes=self._wanted.lanes,
+                sm_percent=self._wanted.sm_percent,
             )
             triton.settle(time.monotonic() - began_s)
-        self._ready_since_s = time.monotonic()
         return triton
 
     async def _look_after(self, triton: TritonProcess) -> None:
         """Make its lanes as wanted and check it, about once a second."""
         self._poke.clear()
-        if triton.lanes != self._wanted and time.monotonic() >= self._relane_after_s:
-            await self._relane(triton, self._wanted)
+        now_s = time.monotonic()
+        if triton.lanes != self._wanted.lanes and now_s >= self._relane_after_s:
+            await self._relane(triton, self._wanted.lanes)
+        if self._successor is not None and self._successor.done():
+            triton = self._succeed(triton, self._successor)
+        elif self._successor is None and now_s >= self._renew_after_s and self._outdated(triton):
+            self._successor = asyncio.create_task(self._bring_up())
+            self._successor.add_done_callback(lambda _: self._poke.set())
         await triton.check_health()
         self._memory_bytes = triton.memory_bytes()
         if self._state is not pb.PLACEMENT_STATE_READY:
@@ -163,13 +177,51 @@ class Deployment:
             self._relane_after_s = time.monotonic() + _BACKOFF_MOST_S
             self._set(self._state, f"can't have {lanes} lanes: {error}")
 
+    def _outdated(self, triton: TritonProcess) -> bool:
+        """Whether another process has to take its place."""
+        return triton.record.sm_percent != self._wanted.sm_percent
+
+    def _succeed(
+        self, triton: TritonProcess, successor: asyncio.Task[TritonProcess]
+    ) -> TritonProcess:
+        """Let the process brought up take over and the one before leave; give who serves now."""
+        self._successor = None
+        if (error := successor.exception()) is not None:
+            self._renew_after_s = time.monotonic() + _BACKOFF_MOST_S
+            self._set(self._state, f"can't be replaced on this node: {_told(error)}")
+            return triton
+        leaving = asyncio.create_task(self._leave(triton))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        self._triton = successor.result()
+        self._set(self._state)
+        logger().info("deployment.renewed", model=self.key.model, digest=self.key.digest)
+        return self._triton
+
+    async def _leave(self, triton: TritonProcess) -> None:
+        """End a process that another has taken over from, once callers have left it."""
+        try:
+            await asyncio.sleep(self._drain_s)
+            await triton.end()
+        finally:
+            await triton.kill()
+
+    async def _end_others(self) -> None:
+        """End the processes beside the one that serves: at once, or when their callers left."""
+        if self._successor is not None:
+            self._successor.cancel()
+            await asyncio.wait({self._successor})
+            if not self._successor.cancelled() and self._successor.exception() is None:
+                await self._successor.result().kill()
+        if self._leaving:
+            await asyncio.wait(self._leaving)
+
     async def _recover(self, error: Exception) -> None:
         """End what is left of it, say why, and wait before the next try."""
         # What may well work the next time isn't the model's fault.
         transient = isinstance(error, UnavailableError)
         state = pb.PLACEMENT_STATE_LOADING if transient else pb.PLACEMENT_STATE_FAILED
-        known = isinstance(error, PaldiaError | OSError)
-        reason = causes.fit_to_tell(str(error) if known else f"{type(error).__name__}: {error}")
+        reason = _told(error)
         self._set(state, reason)
         logger().warning(
             "deployment.failed",
@@ -177,7 +229,7 @@ class Deployment:
             digest=self.key.digest,
             reason=reason,
             failures=self._failures,
-            exc_info=not known,
+            exc_info=not isinstance(error, PaldiaError | OSError),
         )
         served = self._triton is not None
         if self._triton is not None:
@@ -190,7 +242,7 @@ class Deployment:
 
     async def _wait_wanted(self, wait_s: float) -> None:
         end_s = time.monotonic() + wait_s
-        while self._wanted and (left_s := end_s - time.monotonic()) > 0:
+        while self._wanted.lanes and (left_s := end_s - time.monotonic()) > 0:
             self._poke.clear()
             await sleep_unless(self._poke, left_s)
 
@@ -200,10 +252,10 @@ class Deployment:
             return True
         self._set(pb.PLACEMENT_STATE_DRAINING)
         end_s = time.monotonic() + self._drain_s
-        while not self._wanted and (left_s := end_s - time.monotonic()) > 0:
+        while not self._wanted.lanes and (left_s := end_s - time.monotonic()) > 0:
             self._poke.clear()
             await sleep_unless(self._poke, left_s)
-        if self._wanted:
+        if self._wanted.lanes:
             self._set(pb.PLACEMENT_STATE_READY)
             return False
         await self._triton.end()
@@ -213,3 +265,9 @@ class Deployment:
     def _set(self, state: pb.PlacementState.ValueType, reason: str = "") -> None:
         self._state, self._reason = state, reason
         self._on_change()
+
+
+def _told(error: BaseException) -> str:
+    """Give a failure's reason as it is reported; what isn't foreseen says what it is."""
+    foreseen = isinstance(error, PaldiaError | OSError)
+    return causes.fit_to_tell(str(error) if foreseen else f"{type(error).__name__}: {error}")

@@ -71,12 +71,12 @@ class Home:
             replace_text(path, secrets.token_hex(6))
         return path.read_text().strip()
 
-    def log_path(self, model: str, digest: str, purpose: str) -> Path:
-        """Give the log file of an artifact's Tritons; the oldest of too many logs go."""
+    def log_path(self, model: str, digest: str, run: str) -> Path:
+        """Give the log file of a run of an artifact's Triton; the oldest of too many logs go."""
         logs = sorted(self.logs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in logs[_LOGS_MOST:]:
             path.unlink(missing_ok=True)
-        return self.logs / f"{model}-{digest[:12]}-{purpose}.log"
+        return self.logs / f"{model}-{digest[:12]}-{run}.log"
 
     def close(self) -> None:
         """Let another agent use the folder."""

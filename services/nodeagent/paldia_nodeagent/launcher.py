@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 import subprocess
 from pathlib import Path
@@ -24,9 +25,24 @@ class Launcher:
         self._site = site
 
     async def launch(
-        self, model: str, digest: str, artifact: Path, lanes: int, purpose: Purpose
+        self,
+        model: str,
+        digest: str,
+        artifact: Path,
+        purpose: Purpose,
+        *,
+        lanes: int = 1,
+        sm_percent: int = 100,
     ) -> TritonProcess:
         """Start a Triton, load the model and give the process, which answers then.
+
+        Args:
+            model: the name that it is to have.
+            digest: names the artifact, for the records.
+            artifact: the model's folder.
+            purpose: what it is started for.
+            lanes: instances of the model.
+            sm_percent: share of a GPU's streaming multiprocessors that the process is held to.
 
         Raises:
             NotServableError: there is no Triton, or the model can't be loaded.
@@ -36,7 +52,7 @@ class Launcher:
         repository.check_model_name(model)
         run = self._site.ledger.new_run()
         repository.build_repository(artifact, self._site.repository(run), model, lanes)
-        triton = self._spawn(runtime, run, model, digest, purpose)
+        triton = self._spawn(runtime, Record(run, model, digest, purpose, sm_percent=sm_percent))
         try:
             await triton.listen()
             await triton.load(lanes)
@@ -45,10 +61,8 @@ class Launcher:
             raise
         return triton
 
-    def _spawn(
-        self, runtime: Runtime, run: str, model: str, digest: str, purpose: Purpose
-    ) -> TritonProcess:
-        site = self._site
+    def _spawn(self, runtime: Runtime, planned: Record) -> TritonProcess:
+        site, run = self._site, planned.run
         arguments = [
             str(runtime.tritonserver),
             f"--model-repository={site.repository(run)}",
@@ -63,12 +77,11 @@ class Launcher:
             f"--exit-timeout-secs={STOP_GRACE_S:.0f}",
             f"--backend-config=python,shm-region-prefix-name={site.prefix(run)}-",
         ]
-        log = site.home.log_path(model, digest, purpose)
-        log.unlink(missing_ok=True)
+        log = site.home.log_path(planned.model, planned.digest, run)
         with log.open("ab") as output:
             child = subprocess.Popen(
                 arguments,
-                env=dict(runtime.environment),
+                env={**runtime.environment, **site.accelerators.environment(planned.sm_percent)},
                 cwd=site.ledger.folder(run),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -77,10 +90,17 @@ class Launcher:
                 start_new_session=True,
             )
         ticks = processes.started_ticks(child.pid) or 0
-        record = Record(run, model, digest, purpose, child.pid, ticks)
+        record = dataclasses.replace(planned, pid=child.pid, started_ticks=ticks)
         site.ledger.write(record)
         site.throttle.add(child.pid)
-        logger().info("triton.started", pid=child.pid, model=model, digest=digest, purpose=purpose)
+        logger().info(
+            "triton.started",
+            pid=child.pid,
+            model=record.model,
+            digest=record.digest,
+            purpose=record.purpose,
+            sm_percent=record.sm_percent,
+        )
         return TritonProcess(record, log, site, child)
 
     async def take_over(self) -> list[TritonProcess]:
@@ -98,7 +118,7 @@ class Launcher:
 
     async def _consider(self, record: Record) -> TritonProcess | None:
         """Give the process on record if it serves; if it only runs, end it."""
-        log = self._site.home.log_path(record.model, record.digest, record.purpose)
+        log = self._site.home.log_path(record.model, record.digest, record.run)
         triton = TritonProcess(record, log, self._site)
         if not triton.alive():
             return None

@@ -22,16 +22,17 @@ Purpose = Literal["serve", "profile"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Triton process. `endpoint` is empty until its model has loaded."""
+    """A Triton process, none yet while `pid` is 0; no `endpoint` until its model has loaded."""
 
     run: str
     model: str
     digest: str
     purpose: Purpose
-    pid: int
-    started_ticks: int
+    pid: int = 0
+    started_ticks: int = 0
     endpoint: str = ""
     load_s: float = 0.0
+    sm_percent: int = 100
 
 
 class Ledger:

@@ -17,6 +17,7 @@ from paldia.kit.lifecycle import announce_ready
 from paldia.kit.observability import configure_logging, logger
 from paldia.kit.rpc import check_bind
 from paldia.kit.settings import ServiceSettings
+from paldia_nodeagent.allotment import allotments
 from paldia_nodeagent.artifacts import ArtifactCache
 from paldia_nodeagent.cores import parse_cores, pin
 from paldia_nodeagent.devices.cpu import Cpu
@@ -26,7 +27,7 @@ from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.ledger import Ledger
 from paldia_nodeagent.link import ControllerLink
 from paldia_nodeagent.profiler import Profiler
-from paldia_nodeagent.reconciler import Reconciler, wanted_lanes
+from paldia_nodeagent.reconciler import Reconciler
 from paldia_nodeagent.reporter import Reporter, describe_node
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.throttle import Throttle
@@ -72,7 +73,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     """Run the agent until `stop`, then end all it runs."""
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
-    cpu, gpus = Cpu(), Gpus()
+    cpu, accelerators = Cpu(), Gpus()
     finder = RuntimeFinder(settings.tritonserver, home.backends)
     throttle = Throttle(settings.slowdown)
     launcher = Launcher(
@@ -81,6 +82,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             Ledger(home.runs),
             finder,
             throttle,
+            accelerators,
             host=settings.triton_host,
             load_limit_s=settings.load_limit_s,
         )
@@ -97,10 +99,10 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         slowdown=settings.slowdown,
         on_change=link.wake,
     )
-    reporter = Reporter(cpu, gpus, finder, reconciler, profiler)
+    reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)
     node = describe_node(
         cpu,
-        gpus,
+        accelerators,
         node_id=settings.node_id,
         hardware=settings.hardware,
         price_usd_per_hour=settings.price_usd_per_hour,
@@ -108,7 +110,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     )
 
     async def take(response: agent_pb2.ConnectAgentResponse) -> None:
-        reconciler.want(wanted_lanes(response))
+        reconciler.want(allotments(response))
         profiler.want(response.profile_tasks)
         artifacts.keep(reconciler.digests() | profiler.digests())
 

@@ -143,9 +143,7 @@ class Profiler:
     async def _measure(self, task: agent_pb2.ProfileTask) -> agent_pb2.ProfileResult:
         artifact = await self._artifacts.obtain(task.artifact_digest)
         began_s = time.monotonic()
-        triton = await self._launcher.launch(
-            task.model, task.artifact_digest, artifact, 1, "profile"
-        )
+        triton = await self._launcher.launch(task.model, task.artifact_digest, artifact, "profile")
         try:
             return await self._measure_loaded(task, triton, artifact, began_s)
         finally:

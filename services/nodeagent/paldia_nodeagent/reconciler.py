@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from paldia.api.v1 import agent_pb2
 from paldia.kit.observability import logger
+from paldia_nodeagent.allotment import NOTHING, Allotment, Key
 from paldia_nodeagent.artifacts import ArtifactCache
-from paldia_nodeagent.deployment import Deployment, Key
+from paldia_nodeagent.deployment import Deployment
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.triton import STOP_GRACE_S, TritonProcess
 
-DEPLOYMENTS_LIMIT = 256
 _COMING_UP_MOST = 4
 
 
@@ -26,15 +26,15 @@ class Start:
     """Bring up a deployment that isn't there."""
 
     key: Key
-    lanes: int
+    wanted: Allotment
 
 
 @dataclass(frozen=True, slots=True)
 class Adjust:
-    """Change the lanes of one that is there; if it drains, call it back while that works."""
+    """Change what one that is there has; if it drains, call it back while that works."""
 
     key: Key
-    lanes: int
+    wanted: Allotment
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +47,19 @@ class Drain:
 Step = Start | Adjust | Drain
 
 
-def difference(desired: Mapping[Key, int], actual: Mapping[Key, int]) -> list[Step]:
-    """Give the steps from `actual` to `desired`, both lanes wanted by deployment.
+def difference(desired: Mapping[Key, Allotment], actual: Mapping[Key, Allotment]) -> list[Step]:
+    """Give the steps from `actual` to `desired`, both what is wanted by deployment.
 
-    In `actual`, 0 is one that is on its way out.
+    In `actual`, no lanes is one that is on its way out.
     """
     steps: list[Step] = []
-    for key, lanes in sorted(desired.items()):
+    for key in sorted(desired):
         if key not in actual:
-            steps.append(Start(key, lanes))
-        elif actual[key] != lanes:
-            steps.append(Adjust(key, lanes))
-    steps.extend(
-        Drain(key) for key, lanes in sorted(actual.items()) if lanes and key not in desired
-    )
+            steps.append(Start(key, desired[key]))
+        elif actual[key] != desired[key]:
+            steps.append(Adjust(key, desired[key]))
+    steps.extend(Drain(key) for key in sorted(actual) if actual[key].lanes and key not in desired)
     return steps
-
-
-def wanted_lanes(response: agent_pb2.ConnectAgentResponse) -> dict[Key, int]:
-    """Read what the controller wants: lanes by deployment, at least 1, bounded in number."""
-    listed = response.deployments[:DEPLOYMENTS_LIMIT]
-    if len(response.deployments) > len(listed):
-        logger().error("desired.cut", wanted=len(response.deployments), limit=DEPLOYMENTS_LIMIT)
-    return {Key(item.model, item.artifact_digest): max(1, item.lanes) for item in listed}
 
 
 class Reconciler:
@@ -89,7 +79,7 @@ class Reconciler:
         self._drain_s = drain_s
         self._on_change = on_change
         self._slots = asyncio.Semaphore(_COMING_UP_MOST)
-        self._desired: dict[Key, int] | None = None
+        self._desired: dict[Key, Allotment] | None = None
         self._actual: dict[Key, Deployment] = {}
         self._closing = False
 
@@ -97,10 +87,10 @@ class Reconciler:
         """Take up what an earlier agent left running."""
         for triton in tritons:
             key = Key(triton.record.model, triton.record.digest)
-            self._start(key, triton.lanes, triton)
+            self._start(key, Allotment(triton.lanes, triton.record.sm_percent), triton)
 
-    def want(self, desired: dict[Key, int]) -> None:
-        """Work towards `desired`, lanes by deployment, from now on."""
+    def want(self, desired: dict[Key, Allotment]) -> None:
+        """Work towards `desired` from now on."""
         if not self._closing:
             self._desired = desired
             self._reconcile()
@@ -112,17 +102,17 @@ class Reconciler:
         for step in difference(self._desired, actual):
             logger().info("reconcile.step", step=type(step).__name__, **_fields(step))
             match step:
-                case Start(key, lanes):
-                    self._start(key, lanes)
-                case Adjust(key, lanes):
-                    self._actual[key].want(lanes)
+                case Start(key, wanted):
+                    self._start(key, wanted)
+                case Adjust(key, wanted):
+                    self._actual[key].want(wanted)
                 case Drain(key):
-                    self._actual[key].want(0)
+                    self._actual[key].want(NOTHING)
 
-    def _start(self, key: Key, lanes: int, adopted: TritonProcess | None = None) -> None:
+    def _start(self, key: Key, wanted: Allotment, adopted: TritonProcess | None = None) -> None:
         deployment = Deployment(
             key,
-            lanes,
+            wanted,
             self._launcher,
             self._artifacts,
             self._slots,
@@ -164,4 +154,10 @@ class Reconciler:
 
 
 def _fields(step: Step) -> dict[str, object]:
-    return {"model": step.key.model, "digest": step.key.digest, "lanes": getattr(step, "lanes", 0)}
+    wanted = NOTHING if isinstance(step, Drain) else step.wanted
+    return {
+        "model": step.key.model,
+        "digest": step.key.digest,
+        "lanes": wanted.lanes,
+        "sm_percent": wanted.sm_percent,
+    }

@@ -7,16 +7,11 @@ import time
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2
 from paldia.api.v1 import types_pb2 as pb
+from paldia_nodeagent.devices.base import Accelerators
 from paldia_nodeagent.devices.cpu import Cpu
-from paldia_nodeagent.devices.nvidia import Gpus
 from paldia_nodeagent.profiler import Profiler
 from paldia_nodeagent.reconciler import Reconciler
 from paldia_nodeagent.runtime import RuntimeFinder
-
-_NO_MPS = (
-    "the models on a GPU share it in time: this agent doesn't run NVIDIA MPS, so shares of "
-    "streaming multiprocessors that are asked for don't take effect"
-)
 
 
 class Reporter:
@@ -25,17 +20,16 @@ class Reporter:
     def __init__(
         self,
         cpu: Cpu,
-        gpus: Gpus,
+        accelerators: Accelerators,
         finder: RuntimeFinder,
         reconciler: Reconciler,
         profiler: Profiler,
     ) -> None:
         self._cpu = cpu
-        self._gpus = gpus
+        self._accelerators = accelerators
         self._finder = finder
         self._reconciler = reconciler
         self._profiler = profiler
-        self._warnings = [_NO_MPS] if gpus.describe() else []
 
     def report(self) -> agent_pb2.NodeReport:
         """Say how the node is now."""
@@ -44,17 +38,23 @@ class Reporter:
             utilisation=pb.Utilisation(
                 cpu=self._cpu.share(),
                 memory_used_bytes=self._cpu.memory_used_bytes(),
-                gpus=self._gpus.utilisation(),
+                gpus=self._accelerators.utilisation(),
             ),
             deployments=self._reconciler.statuses(),
             profile_results=self._profiler.results(),
             problem=self._finder.problem,
-            warnings=self._warnings,
+            warnings=self._accelerators.warnings(),
         )
 
 
 def describe_node(
-    cpu: Cpu, gpus: Gpus, *, node_id: str, hardware: str, price_usd_per_hour: float, version: str
+    cpu: Cpu,
+    accelerators: Accelerators,
+    *,
+    node_id: str,
+    hardware: str,
+    price_usd_per_hour: float,
+    version: str,
 ) -> agent_pb2.NodeInfo:
     """Say who the node is."""
     return agent_pb2.NodeInfo(
@@ -64,7 +64,8 @@ def describe_node(
             price_usd_per_hour=price_usd_per_hour,
             memory_bytes=cpu.memory_bytes,
             cores=cpu.cores,
-            gpus=gpus.describe(),
+            gpus=accelerators.describe(),
+            sm_shares=accelerators.sm_shares,
         ),
         agent_version=version,
     )

@@ -23,6 +23,7 @@ from paldia.core.errors import NotServableError, UnavailableError
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes, processes, repository
 from paldia_nodeagent.admin import TritonAdmin
+from paldia_nodeagent.devices.base import Accelerators
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.ledger import Ledger, Record
 from paldia_nodeagent.repository import ModelConfig
@@ -56,6 +57,7 @@ class Site:
     ledger: Ledger
     finder: RuntimeFinder
     throttle: Throttle
+    accelerators: Accelerators
     host: str
     load_limit_s: float
 

@@ -6,16 +6,23 @@ unknown, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pynvml
 
 from paldia.api.v1 import types_pb2 as pb
 
+_NO_MPS = (
+    "the models on a GPU share it in time: this agent doesn't run NVIDIA MPS, so shares of "
+    "streaming multiprocessors that are asked for don't take effect"
+)
+
 
 class Gpus:
     """The NVIDIA GPUs of this machine."""
+
+    sm_shares = False
 
     def __init__(self, nvml: Any = pynvml) -> None:
         """Ask NVML which there are."""
@@ -57,6 +64,14 @@ class Gpus:
     def utilisation(self) -> list[pb.GpuUtilisation]:
         """Say how busy each card is; figures that it doesn't tell are left out."""
         return [self._utilisation(uuid, handle) for uuid, handle in self._handles.items()]
+
+    def warnings(self) -> list[str]:
+        """Say what doesn't work as it should and is no obstacle."""
+        return [_NO_MPS] if self._handles else []
+
+    def environment(self, sm_percent: int) -> Mapping[str, str]:
+        """Give what a model's Triton needs in its environment: nothing."""
+        return {}
 
     def _utilisation(self, uuid: str, handle: Any) -> pb.GpuUtilisation:
         rates = self._ask(self._nvml.nvmlDeviceGetUtilizationRates, handle)

@@ -1,0 +1,32 @@
+"""What an agent asks of its machine's accelerators, whatever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from paldia.api.v1 import types_pb2 as pb
+
+
+class Accelerators(Protocol):
+    """The accelerators of a node."""
+
+    @property
+    def sm_shares(self) -> bool:
+        """Whether a process can be held to a share of the streaming multiprocessors."""
+
+    def describe(self) -> list[pb.Gpu]:
+        """Describe each card."""
+
+    def utilisation(self) -> list[pb.GpuUtilisation]:
+        """Say how busy each card is; figures that it doesn't tell are left out."""
+
+    def warnings(self) -> list[str]:
+        """Say what doesn't work as it should and is no obstacle."""
+
+    def environment(self, sm_percent: int) -> Mapping[str, str]:
+        """Give what a model's Triton needs in its environment to run on them.
+
+        Args:
+            sm_percent: the share of the streaming multiprocessors that it is held to, 1 to 100.
+        """
