@@ -2,7 +2,8 @@
 
 The stages, in order: remember demand and failures, pass over what is settled, judge all the
 rest on every kind of hardware at once, choose one by one, each seeing what those before it
-chose, empty nodes that others can do without, and change over without a gap.
+chose, make room for those who keep their SLO nowhere, empty nodes that others can do without, and
+change over without a gap.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from paldia.core.placement.standing import held_to_share, standing
 from paldia.core.step import scaling
 from paldia.core.step.docket import questions
 from paldia.core.step.emptying import consolidate
+from paldia.core.step.relief import relieve
 from paldia.core.step.stability import is_lost
 from paldia.core.step.world import World
 
@@ -52,6 +54,7 @@ def step(
     for question in questions(world):
         _decide(world, question)
     if policy.moves and not world.alarm:
+        relieve(world)
         consolidate(world)
     decisions = tuple(world.decisions[name] for name in sorted(world.decisions))
     return Step(world.plans, world.memories, decisions, world.alarm)

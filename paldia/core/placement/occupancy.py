@@ -136,6 +136,10 @@ class Fleet:
         """Nodes that a model is about to leave, with what it takes of each until it has."""
         return self._leaving.get(model, [])
 
+    def is_left(self, hardware: str) -> bool:
+        """Whether something is about to leave a node of a kind."""
+        return bool(self._held_bytes[self.part(hardware)].any())
+
     def _sum_up(self, index: int) -> None:
         """Summed anew each time, so that rounding doesn't add up."""
         loads = self._loads[index].values()
