@@ -136,9 +136,14 @@ class Fleet:
         """Nodes that a model is about to leave, with what it takes of each until it has."""
         return self._leaving.get(model, [])
 
-    def is_left(self, hardware: str) -> bool:
-        """Whether something is about to leave a node of a kind."""
-        return bool(self._held_bytes[self.part(hardware)].any())
+    def lift(self) -> dict[str, list[tuple[int, float, float]]]:
+        """Take off all that is about to leave, and give it; `hold` puts it back."""
+        lifted, self._leaving = self._leaving, {}
+        for held in lifted.values():
+            for index, _, _ in held:
+                self._held[index] = self._held_bytes[index] = 0.0
+                self._sum_up(index)
+        return lifted
 
     def _sum_up(self, index: int) -> None:
         """Summed anew each time, so that rounding doesn't add up."""

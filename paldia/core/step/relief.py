@@ -1,13 +1,12 @@
 """Room for those who keep their SLO nowhere: a neighbour that keeps its own elsewhere makes way.
 
-One model makes way in a step, and nobody while another still leaves a place that would do. Who
-it was for is judged again at once, and moves in as it would anywhere.
+Nobody does while another still leaves a place that would do. Who it was for is judged again at
+once, and moves in as it would anywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from paldia.core.observation import Action, Assignment, Candidate, Decision
 from paldia.core.placement import selection
 from paldia.core.placement.choice import Choice, is_changing
-from paldia.core.placement.questions import Found, Question, Row
+from paldia.core.placement.questions import Found, Question
 from paldia.core.placement.standing import held_to_share
 from paldia.core.sharing.asks import TINY
 from paldia.core.step.world import World
@@ -27,18 +26,14 @@ _AT_REST = (Action.KEEP, Action.TUNE)
 
 
 def relieve(world: World) -> None:
-    """Have one neighbour make way for a model that keeps its SLO nowhere as the nodes are."""
+    """Have a neighbour make way for each model that keeps its SLO nowhere as the nodes are."""
     names = [name for name, decision in sorted(world.decisions.items()) if _suffers(decision)]
     for name in names[:_SUFFERERS_LIMIT]:
         (question,) = world.prospects.judged([(world.question(name, 1), world.config.margin)])
-        able = {kind: row for kind, row in question.kinds.items() if _does_alone(row)}
-        waits = any(world.fleet.is_left(kind) for kind in able)
-        neighbours = () if waits else _neighbours(world, name, able)
-        moved = any(_makes_way(world, question, neighbour) for neighbour in neighbours)
-        if waits or moved:
+        if _place_once_left(world, question) or any(
+            _makes_way(world, question, neighbour) for neighbour in _neighbours(world, question)
+        ):
             world.memories[name] = replace(world.memories[name], judged_s=-math.inf)
-        if moved:
-            return
 
 
 def _suffers(decision: Decision) -> bool:
@@ -47,16 +42,22 @@ def _suffers(decision: Decision) -> bool:
     return decision.action in _AT_REST and not decision.chosen.keeps_slo
 
 
-def _does_alone(row: Row) -> bool:
-    """Whether a model would keep its SLO on an empty node of a kind."""
-    return bool(row.offers.tolerance[row.row].max() >= 0)
-
-
-def _neighbours(world: World, name: str, able: Mapping[str, Row]) -> list[str]:
-    """Give those without whom a node might have room enough, the least first."""
+def _place_once_left(world: World, question: Question) -> Found | None:
+    """Give a place that keeps the SLO once all that is about to leave has left."""
     fleet = world.fleet
+    lifted = fleet.lift()
+    found = selection.candidates(question, fleet, world.config)
+    for model, held in lifted.items():
+        for index, used, memory_bytes in held:
+            fleet.hold(index, model, used, memory_bytes)
+    return _best(found)
+
+
+def _neighbours(world: World, question: Question) -> list[str]:
+    """Give those without whom a node might have room enough, the least first."""
+    fleet, name = world.fleet, question.view.model.name
     least: dict[str, float] = {}
-    for kind, row in able.items():
+    for kind, row in question.kinds.items():
         offers, at = row.offers, row.row
         bears = np.minimum(offers.tolerance[at], row.ask.limit - offers.used[at])
         for index in fleet.of_kind(kind).tolist():
@@ -87,7 +88,7 @@ def _makes_way(world: World, question: Question, name: str) -> bool:
     """Move a model if it keeps its SLO elsewhere, and the one in need does in its place."""
     fleet, sufferer = world.fleet, question.view.model.name
     taken = fleet.forget(name)
-    wanted = _best(selection.candidates(question, fleet, world.config))
+    wanted = _place_once_left(world, question)
     left = {index for index, _ in taken}
     if wanted is None or left.isdisjoint(_nodes(world, wanted)):
         fleet.put(name, taken)
