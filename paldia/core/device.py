@@ -10,7 +10,7 @@ and comes back when the next batch is due.
 from __future__ import annotations
 
 import math
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.profiles import Profile
@@ -121,6 +121,29 @@ class Device:
             self._foresee()
         return done
 
+    def withdraw(self, tenant: Tenant, batch_id: int, now_s: float) -> None:
+        """Take a batch out that isn't done; the others get on without it.
+
+        Args:
+            now_s: as for `start`.
+
+        Raises:
+            InvalidArgumentError: the tenant has no such batch.
+        """
+        self._advance(now_s)
+        heap = tenant._heap
+        found = next((entry for entry in heap if entry[1] == batch_id), None)
+        if found is None:
+            raise InvalidArgumentError(f"no batch {batch_id} runs here")
+        heap.remove(found)
+        heapify(heap)
+        tenant._demand -= found[2]
+        self._demand -= found[2]
+        self.running -= 1
+        if not heap:
+            self._leave(tenant)
+        self._foresee()
+
     def set_speed(self, factor: float, now_s: float) -> None:
         """Let everything go at `factor` of its normal speed from now on.
 
@@ -132,6 +155,14 @@ class Device:
         self._advance(now_s)
         self._speed = factor
         self._foresee()
+
+    def foreseen(self) -> list[tuple[float, int]]:
+        """Give each batch with the time when it is done if nothing changes: (seconds, batch)."""
+        return [
+            (self._as_of_s + (due_s - it._progress_s) * it._slowdown / self._speed, batch_id)
+            for it in self._tenants
+            for due_s, batch_id, _ in it._heap
+        ]
 
     def clear(self) -> list[int]:
         """Drop everything that runs, done or not; give what it was."""

@@ -203,3 +203,32 @@ def test_whoever_comes_late_gets_all_that_is_done_in_order() -> None:
     assert device.finish_due(0.5) == []
     assert device.finish_due(2.5) == [2, 3]
     assert device.next_completion_s == pytest.approx(3.0)
+
+
+def test_what_is_withdrawn_slows_nobody_any_more() -> None:
+    device, tenant, other = Device(), Tenant(profile()), Tenant(profile())
+    device.start(tenant, 1, 1.0, 1.0, 0.0)
+    device.start(tenant, 2, 3.0, 1.0, 0.0)
+    device.start(other, 3, 1.0, 0.5, 0.0)
+    device.withdraw(tenant, 1, 1.0)
+    assert (device.running, device.demand) == (2, pytest.approx(1.5))
+    # By then each has got 1 / 2.5 s done; from there they go at 1 / 1.5 of their speed.
+    assert device.next_completion_s == pytest.approx(1.0 + (1.0 - 0.4) * 1.5)
+    device.withdraw(other, 3, 1.0)
+    assert device.next_completion_s == pytest.approx(1.0 + (3.0 - 0.4))
+    with pytest.raises(InvalidArgumentError, match="no batch 3"):
+        device.withdraw(other, 3, 1.0)
+    assert device.finish_due(10.0) == [2]
+    assert device.next_completion_s == math.inf
+
+
+@given(JOBS)
+def test_what_is_foreseen_first_comes_then(jobs: Sequence[tuple[float, float, float]]) -> None:
+    device, tenants = Device(), [Tenant(profile()), Tenant(profile())]
+    for index, (_, work_s, demand) in enumerate(jobs):
+        device.start(tenants[index % 2], index, work_s, demand, 0.0)
+    while device.running:
+        ends = device.foreseen()
+        assert len(ends) == device.running
+        assert min(ends)[0] == pytest.approx(device.next_completion_s)
+        device.finish_due(device.next_completion_s)

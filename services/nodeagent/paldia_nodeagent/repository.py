@@ -19,7 +19,7 @@ from paldia.core.errors import InvalidArgumentError
 # tritonclient is published without types.
 ModelConfig: TypeAlias = Any
 
-_CONFIG = "config.pbtxt"
+CONFIG = "config.pbtxt"
 _NAME_LIMIT = 200
 
 
@@ -45,7 +45,7 @@ def build_repository(artifact: Path, repository: Path, name: str, lanes: int) ->
         path = target / source.relative_to(artifact)
         if source.is_dir():
             path.mkdir()
-        elif source.relative_to(artifact) == Path(_CONFIG):
+        elif source.relative_to(artifact) == Path(CONFIG):
             _adapt_config(source, path, name, lanes)
         else:
             path.symlink_to(source)
