@@ -77,6 +77,8 @@ class Stub:
     def __init__(self, error: AioRpcError | None = None) -> None:
         self.error = error
         self.sent: Any = None
+        self.stub = self
+        self.emulated = False
 
     async def ModelInfer(self, message: Any, timeout: float | None) -> Any:  # noqa: N802
         self.sent = message
@@ -136,13 +138,13 @@ async def test_step_of_a_sequence_is_never_taken_twice():
 
 async def test_connection_is_kept_until_it_is_neither_routed_nor_used():
     upstreams = Upstreams(1 << 20)
-    upstreams.route(["127.0.0.1:1", "127.0.0.1:2"])
+    upstreams.route({"127.0.0.1:1": False, "127.0.0.1:2": True})
     used = upstreams.acquire("127.0.0.1:1")
-    upstreams.route([])
+    upstreams.route({})
     assert list(upstreams._known) == ["127.0.0.1:1"]
-    upstreams.route(["127.0.0.1:1"])
+    upstreams.route({"127.0.0.1:1": True})
     assert upstreams.acquire("127.0.0.1:1") is used, "back before it was let go"
-    upstreams.route([])
+    upstreams.route({})
     upstreams.release(used)
     assert list(upstreams._known) == ["127.0.0.1:1"]
     upstreams.release(used)

@@ -245,6 +245,7 @@ class Lane(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     SLOWDOWN_FIELD_NUMBER: _builtins.int
+    EMULATED_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hardware: _builtins.str
     endpoint: _builtins.str
@@ -254,6 +255,8 @@ class Lane(_message.Message):
     """Largest batch to form."""
     slowdown: _builtins.float
     """Slowdown of each batch when all lanes are busy; at least 1."""
+    emulated: _builtins.bool
+    """Whether it runs on an emulated accelerator, and so answers zeros."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LatencyPoint]:
         """Predicted time of a batch, by ascending size."""
@@ -268,10 +271,11 @@ class Lane(_message.Message):
         batch_size: _builtins.int = ...,
         points: _abc.Iterable[_types_pb2.LatencyPoint] | None = ...,
         slowdown: _builtins.float = ...,
+        emulated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "count", b"count", "endpoint", b"endpoint", "hardware", b"hardware", "node_id", b"node_id", "points", b"points", "slowdown", b"slowdown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "count", b"count", "emulated", b"emulated", "endpoint", b"endpoint", "hardware", b"hardware", "node_id", b"node_id", "points", b"points", "slowdown", b"slowdown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

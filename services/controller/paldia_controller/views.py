@@ -121,6 +121,7 @@ class Views:
             count=max(1, min(placement.lanes, status.lanes or placement.lanes)),
             batch_size=placement.batch_size,
             slowdown=1.0,
+            emulated=self._observer.hardware(placement.node_id).emulated,
         )
         stored = self._state.profiles.get(
             profile_key(placement.artifact_digest, placement.hardware)

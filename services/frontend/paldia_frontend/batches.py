@@ -11,9 +11,8 @@ from paldia.core.dispatch.types import Dispatch, Retry
 from paldia.core.errors import InternalError
 from paldia_frontend.merging import NotBatchedError, merge, split
 from paldia_frontend.requests import Normalised
-from paldia_frontend.upstream import Verdict, judge
+from paldia_frontend.upstream import Upstream, Verdict, judge
 
-Stub = Any
 InferResponse = Any
 StreamResponse = Any
 
@@ -35,7 +34,7 @@ class BatchFailedError(Exception):
 
 
 async def infer(
-    stub: Stub, batch: Dispatch, asked: Sequence[Normalised], timeout_s: float | None
+    upstream: Upstream, batch: Dispatch, asked: Sequence[Normalised], timeout_s: float | None
 ) -> list[InferResponse]:
     """Give each request's answer, in order.
 
@@ -45,7 +44,7 @@ async def infer(
     try:
         message = merge([one.message for one in asked])
         _set_timeout(message, asked)
-        response = await stub.ModelInfer(message, timeout=timeout_s)
+        response = await upstream.stub.ModelInfer(message, timeout=timeout_s)
         answers = [response]
         if len(asked) > 1:
             answers = split(
@@ -57,12 +56,12 @@ async def infer(
         verdict = Verdict(Retry.ALONE, InternalError(str(error)))
         raise BatchFailedError(verdict, is_unmergeable=True) from error
     for answer in answers:
-        _tag(answer, batch)
+        _tag(answer, batch, upstream)
     return answers
 
 
 async def stream(
-    stub: Stub, batch: Dispatch, asked: Normalised, timeout_s: float | None
+    upstream: Upstream, batch: Dispatch, asked: Normalised, timeout_s: float | None
 ) -> AsyncGenerator[StreamResponse, None]:
     """Give a decoupled model's answers to one request as they come.
 
@@ -71,9 +70,11 @@ async def stream(
     """
     began = False
     try:
-        async for response in stub.ModelStreamInfer(iter([asked.message]), timeout=timeout_s):
+        async for response in upstream.stub.ModelStreamInfer(
+            iter([asked.message]), timeout=timeout_s
+        ):
             began = True
-            _tag(response.infer_response, batch)
+            _tag(response.infer_response, batch, upstream)
             yield response
     except grpc.aio.AioRpcError as failed:
         verdict = _verdict(failed, batch, [asked])
@@ -105,7 +106,9 @@ def _verdict(failed: grpc.aio.AioRpcError, batch: Dispatch, asked: Sequence[Norm
     return Verdict(Retry.NO, verdict.error)
 
 
-def _tag(answer: InferResponse, batch: Dispatch) -> None:
+def _tag(answer: InferResponse, batch: Dispatch, upstream: Upstream) -> None:
     answer.model_name = batch.model
     answer.parameters["paldia_node"].string_param = batch.node_id
     answer.parameters["paldia_batch"].int64_param = batch.rows
+    if upstream.emulated:
+        answer.parameters["paldia_emulated"].bool_param = True

@@ -24,7 +24,7 @@ from paldia_frontend import batches, explain
 from paldia_frontend.batches import BatchFailedError
 from paldia_frontend.metrics import Metrics
 from paldia_frontend.requests import Normalised
-from paldia_frontend.routes import Route
+from paldia_frontend.routes import Route, endpoints_of
 from paldia_frontend.upstream import Upstream, Upstreams, Verdict
 
 InferResponse = Any
@@ -75,7 +75,7 @@ class Dispatcher:
         self._pending: dict[int, _Pending] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._upstream_of: dict[int, Upstream] = {}
-        self._endpoints: dict[str, list[str]] = {}
+        self._served: dict[str, Route] = {}
         # Why a model that was served is no longer.
         self._reasons: dict[str, PaldiaError] = {}
         # Revisions whose answers turned out not to have a row for each row asked.
@@ -91,16 +91,16 @@ class Dispatcher:
         for route in changed:
             if route.is_served:
                 self._reasons.pop(route.model, None)
-                self._endpoints[route.model] = route.endpoints
+                self._served[route.model] = route
                 self._kernel.plan(route.model, route.plan, now_s)
             else:
                 self._drop(route.model, explain.not_servable(route))
-        self._upstreams.route(itertools.chain.from_iterable(self._endpoints.values()))
+        self._upstreams.route(endpoints_of(self._served.values()))
         self._pump()
 
     def _drop(self, model: str, reason: PaldiaError) -> None:
         self._reasons[model] = reason
-        self._endpoints.pop(model, None)
+        self._served.pop(model, None)
         self._unmergeable.pop(model, None)
         self._kernel.remove(model)
 
@@ -132,9 +132,9 @@ class Dispatcher:
             while True:
                 batch: Dispatch = await pending.future
                 pending.future = self._loop.create_future()
-                stub, left_s = self._upstream_of[batch.batch_id].stub, self._time_left_s([pending])
+                triton, left_s = self._upstream_of[batch.batch_id], self._time_left_s([pending])
                 try:
-                    async with aclosing(batches.stream(stub, batch, asked, left_s)) as responses:
+                    async with aclosing(batches.stream(triton, batch, asked, left_s)) as responses:
                         async for response in responses:
                             yield response
                     self._kernel.complete(batch.batch_id, self._clock.monotonic_s())
@@ -249,9 +249,9 @@ class Dispatcher:
     # Batches.
 
     async def _run(self, batch: Dispatch, members: list[_Pending]) -> None:
-        stub, left_s = self._upstream_of[batch.batch_id].stub, self._time_left_s(members)
+        upstream, left_s = self._upstream_of[batch.batch_id], self._time_left_s(members)
         try:
-            answers = await batches.infer(stub, batch, [it.asked for it in members], left_s)
+            answers = await batches.infer(upstream, batch, [it.asked for it in members], left_s)
         except BatchFailedError as failed:
             if failed.is_unmergeable:
                 route = members[0].route

@@ -40,6 +40,7 @@ class Route:
     Attributes:
         plan: its lanes, by endpoint, and its objective.
         config: inference.ModelConfig, None until the model has loaded anywhere.
+        emulated: those of the endpoints that stand for hardware which isn't there.
         merges: whether rows of several requests may be laid end to end in one.
     """
 
@@ -50,6 +51,7 @@ class Route:
     plan: ModelPlan
     config: Any | None
     merges: bool = False
+    emulated: frozenset[str] = frozenset()
 
     @property
     def name_in_triton(self) -> str:
@@ -102,6 +104,7 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         plan,
         config if message.model_config else None,
         _merges(config),
+        frozenset(lane.endpoint for lane in message.lanes if lane.emulated),
     )
 
 
@@ -134,6 +137,11 @@ def _lanes(messages: Iterable[routing_pb2.Lane]) -> tuple[Lane, ...]:
         for message in messages
     }
     return tuple(lanes.values())
+
+
+def endpoints_of(routes: Iterable[Route]) -> dict[str, bool]:
+    """Give the endpoints of routes, each with whether it is emulated."""
+    return {it: it in route.emulated for route in routes for it in route.endpoints}
 
 
 class RouteTable:

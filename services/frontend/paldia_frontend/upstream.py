@@ -6,7 +6,7 @@ A channel is closed once its endpoint is no longer routed and nothing runs on it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,13 @@ def judge(
 
 
 class Upstream:
-    """One Triton."""
+    """One Triton; `emulated` if the hardware that it runs on isn't there."""
 
     def __init__(self, endpoint: str, message_limit_bytes: int) -> None:
         self.endpoint = endpoint
         self.users = 0
         self.routed = True
+        self.emulated = False
         self._channel = open_channel(endpoint, message_limit_bytes=message_limit_bytes)
         self.stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -95,12 +96,16 @@ class Upstreams:
         self._known: dict[str, Upstream] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def route(self, endpoints: Iterable[str]) -> None:
-        """Keep connections to these endpoints, and to others only until they are idle."""
-        wanted = dict.fromkeys(endpoints)
-        for endpoint in wanted:
+    def route(self, wanted: Mapping[str, bool]) -> None:
+        """Keep connections to these endpoints, and to others only until they are idle.
+
+        Args:
+            wanted: whether it is emulated, by endpoint.
+        """
+        for endpoint, emulated in wanted.items():
             if endpoint not in self._known:
                 self._known[endpoint] = Upstream(endpoint, self._message_limit_bytes)
+            self._known[endpoint].emulated = emulated
         for endpoint, upstream in list(self._known.items()):
             upstream.routed = endpoint in wanted
             self._close_if_idle(upstream)

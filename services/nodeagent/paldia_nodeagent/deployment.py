@@ -158,7 +158,7 @@ class Deployment:
             self._successor = asyncio.create_task(self._bring_up())
             self._successor.add_done_callback(lambda _: self._poke.set())
         await triton.check_health()
-        self._memory_bytes = triton.memory_bytes()
+        self._memory_bytes = triton.device_memory_bytes()
         if self._state is not pb.PLACEMENT_STATE_READY:
             self._set(pb.PLACEMENT_STATE_READY)
         if time.monotonic() - self._ready_since_s > _STABLE_S:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from paldia.core.errors import UnavailableError
@@ -13,7 +14,8 @@ from paldia.kit.observability import logger
 from paldia_nodeagent import processes, repository
 from paldia_nodeagent.ledger import Purpose, Record
 from paldia_nodeagent.runtime import Runtime
-from paldia_nodeagent.triton import DEATH_LIMIT_S, STOP_GRACE_S, Site, TritonProcess
+from paldia_nodeagent.site import Site
+from paldia_nodeagent.triton import DEATH_LIMIT_S, STOP_GRACE_S, TritonProcess
 
 _LEFTOVER_GRACE_S = 2.0
 
@@ -48,18 +50,33 @@ class Launcher:
             NotServableError: there is no Triton, or the model can't be loaded.
             UnavailableError: Triton didn't come up in time.
         """
+        began_s = time.monotonic()
         runtime = self._site.finder.runtime()
         repository.check_model_name(model)
         run = self._site.ledger.new_run()
-        repository.build_repository(artifact, self._site.repository(run), model, lanes)
-        triton = self._spawn(runtime, Record(run, model, digest, purpose, sm_percent=sm_percent))
+        self._build(artifact, run, model, lanes)
+        device = self._site.device
+        planned = Record(run, model, digest, purpose, sm_percent=sm_percent, device=device)
+        triton = self._spawn(runtime, planned)
         try:
             await triton.listen()
             await triton.load(lanes)
+            if (emulation := self._site.emulation) is not None:
+                folder = self._site.repository(run)
+                await emulation.settle_in(triton.admin, triton.config, artifact, folder, began_s)
         except BaseException:
             await triton.kill()
             raise
         return triton
+
+    def _build(self, artifact: Path, run: str, model: str, lanes: int) -> None:
+        emulation, folder = self._site.emulation, self._site.repository(run)
+        build = repository.build_repository if emulation is None else emulation.build_repository
+        try:
+            build(artifact, folder, model, lanes)
+        except BaseException:
+            self._site.ledger.forget(run)
+            raise
 
     def _spawn(self, runtime: Runtime, planned: Record) -> TritonProcess:
         site, run = self._site, planned.run
@@ -124,7 +141,7 @@ class Launcher:
             return None
         # The earlier agent may have died while it was stopped.
         processes.signal_group(record.pid, signal.SIGCONT)
-        if await _serves(triton):
+        if record.device == self._site.device and await _serves(triton):
             return triton
         await triton.end(grace_s=_LEFTOVER_GRACE_S)
         return None
@@ -133,6 +150,8 @@ class Launcher:
         """Remove processes, folders and shared memory that belong to no run of `runs`."""
         mark = self._site.prefix("")
         keep = frozenset(map(self._site.prefix, runs))
+        if self._site.emulation is not None:
+            keep |= {self._site.emulation.socket}
         await processes.wait_dead(processes.kill_marked(mark, keep), DEATH_LIMIT_S)
         processes.remove_shared_memory(mark, keep)
         self._site.ledger.forget_all_but(runs)

@@ -33,6 +33,7 @@ class Record:
     endpoint: str = ""
     load_s: float = 0.0
     sm_percent: int = 100
+    device: str = "auto"
 
 
 class Ledger:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import sys
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from paldia.api.v1 import agent_pb2
-from paldia.core.errors import PaldiaError
+from paldia.core.errors import InvalidArgumentError, PaldiaError
 from paldia.core.types import NAME_LIMIT
 from paldia.kit import lifecycle
 from paldia.kit.lifecycle import announce_ready
@@ -20,19 +22,24 @@ from paldia.kit.settings import ServiceSettings
 from paldia_nodeagent.allotment import allotments
 from paldia_nodeagent.artifacts import ArtifactCache
 from paldia_nodeagent.cores import parse_cores, pin
+from paldia_nodeagent.devices.base import Accelerators
 from paldia_nodeagent.devices.cpu import Cpu
 from paldia_nodeagent.devices.nvidia import Gpus
+from paldia_nodeagent.emulator.emulation import Emulation
+from paldia_nodeagent.emulator.figures import machine_of
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.ledger import Ledger
 from paldia_nodeagent.link import ControllerLink
 from paldia_nodeagent.profiler import Profiler
 from paldia_nodeagent.reconciler import Reconciler
-from paldia_nodeagent.reporter import Reporter, describe_node
+from paldia_nodeagent.reporter import Reporter, describe_hardware
 from paldia_nodeagent.runtime import RuntimeFinder
+from paldia_nodeagent.site import Site
 from paldia_nodeagent.throttle import Throttle
-from paldia_nodeagent.triton import Site
 from paldia_nodeagent.upkeep import keep_up, look_for_triton
+
+_EMULATED = "emulated:"
 
 
 class NodeAgentSettings(ServiceSettings):
@@ -43,10 +50,23 @@ class NodeAgentSettings(ServiceSettings):
     hardware: str = Field(
         min_length=1,
         max_length=NAME_LIMIT,
-        description="kind of this machine; equal kinds share profiles",
+        description="kind of this machine; equal kinds share profiles; the catalog's name for an "
+        "emulated one by default",
     )
-    price_usd_per_hour: float = Field(ge=0, allow_inf_nan=False, description="what it costs")
+    price_usd_per_hour: float = Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="what it costs; the catalog's price for an emulated machine by default",
+    )
     data_dir: Path = Field(description="folder for all that the agent keeps")
+    device: str = Field(
+        default="auto",
+        description="auto for the machine as it is, or emulated:KIND for a GPU machine of the "
+        "catalog, such as emulated:p3.2xlarge",
+    )
+    workloads: Path | None = Field(
+        default=None, description="file of workloads to emulate, beside the catalog's"
+    )
     cores: str | None = Field(
         default=None, description="CPU cores to use, such as 0,2-3; all by default"
     )
@@ -68,14 +88,37 @@ class NodeAgentSettings(ServiceSettings):
         default=60.0, gt=0, le=3600, description="time a model may take to load"
     )
 
+    @property
+    def emulated_kind(self) -> str:
+        """The machine to emulate; empty for none."""
+        return self.device.removeprefix(_EMULATED) if self.device != "auto" else ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_catalog(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Take an emulated machine's name and price from the catalog, unless they are given."""
+        device = str(given.get("device", "auto"))
+        if device == "auto":
+            return given
+        if not device.startswith(_EMULATED):
+            raise ValueError(f"--device is auto or {_EMULATED}KIND, not {device!r}")
+        try:
+            hardware = machine_of(device.removeprefix(_EMULATED)).hardware
+        except InvalidArgumentError as error:
+            raise ValueError(f"--device {device}: {error}") from error
+        price = hardware.price_usd_per_hour
+        return {"hardware": hardware.name, "price_usd_per_hour": price, **given}
+
 
 async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     """Run the agent until `stop`, then end all it runs."""
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
-    cpu, accelerators = Cpu(), Gpus()
+    cpu, emulation = Cpu(), _emulation(settings, home)
+    accelerators: Accelerators = emulation.gpu if emulation is not None else Gpus()
     finder = RuntimeFinder(settings.tritonserver, home.backends)
-    throttle = Throttle(settings.slowdown)
+    # An emulated card is slowed itself.
+    throttle = Throttle(settings.slowdown if emulation is None else 1.0)
     launcher = Launcher(
         Site(
             home,
@@ -85,6 +128,8 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             accelerators,
             host=settings.triton_host,
             load_limit_s=settings.load_limit_s,
+            device=settings.device,
+            emulation=emulation,
         )
     )
     link = ControllerLink(settings.controller)
@@ -100,14 +145,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         on_change=link.wake,
     )
     reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)
-    node = describe_node(
-        cpu,
-        accelerators,
-        node_id=settings.node_id,
-        hardware=settings.hardware,
-        price_usd_per_hour=settings.price_usd_per_hour,
-        version=importlib.metadata.version("paldia"),
-    )
+    node = _introduction(settings, cpu, accelerators, emulation)
 
     async def take(response: agent_pb2.ConnectAgentResponse) -> None:
         reconciler.want(allotments(response))
@@ -116,9 +154,12 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
 
     try:
         await look_for_triton(finder)
-        reconciler.adopt(await launcher.take_over())
         ended = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.AsyncExitStack() as stack:
+            if emulation is not None:
+                await stack.enter_async_context(emulation.running())
+            reconciler.adopt(await launcher.take_over())
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stream = tasks.create_task(link.run(node, reporter.report, take, ended))
             profiling = tasks.create_task(profiler.run())
             upkeep = tasks.create_task(keep_up(finder, throttle, on_change=link.wake))
@@ -136,6 +177,27 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         throttle.stop()
         await link.close()
         home.close()
+
+
+def _emulation(settings: NodeAgentSettings, home: Home) -> Emulation | None:
+    """Give what emulates the machine that is asked for, if any."""
+    if not settings.emulated_kind:
+        return None
+    return Emulation(settings.emulated_kind, settings.workloads, home, speed=1 / settings.slowdown)
+
+
+def _introduction(
+    settings: NodeAgentSettings, cpu: Cpu, accelerators: Accelerators, emulation: Emulation | None
+) -> agent_pb2.NodeInfo:
+    """Say who the node is."""
+    node = agent_pb2.NodeInfo(
+        node_id=settings.node_id,
+        hardware=emulation.hardware() if emulation else describe_hardware(cpu, accelerators),
+        agent_version=importlib.metadata.version("paldia"),
+    )
+    node.hardware.name = settings.hardware
+    node.hardware.price_usd_per_hour = settings.price_usd_per_hour
+    return node
 
 
 def main() -> int:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+EMULATOR = "paldia_nodeagent.emulator.server"
+"""The module that runs as an emulator."""
 _POLL_S = 0.02
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory is there and nowhere else
 
@@ -66,16 +68,18 @@ def _fate(process: psutil.Process) -> int | None:
 
 
 def kill_marked(mark: str, spare: frozenset[str] = frozenset()) -> list[int]:
-    """Kill Tritons and stubs with `mark`, but none of `spare`, in an argument; give their pids.
+    """Kill what agents start with `mark`, but none of `spare`, in an argument; give the pids.
 
-    Both carry their shared-memory prefix there, so this finds them however they came to
-    be alone.
+    Tritons and stubs carry their shared-memory prefix there, emulators their socket's name,
+    so this finds them however they came to be alone.
     """
     pids = []
     for process in psutil.process_iter(["name", "cmdline"]):
-        if not (process.info["name"] or "").startswith("triton"):
+        arguments = process.info["cmdline"] or []
+        is_triton = (process.info["name"] or "").startswith("triton")
+        if not is_triton and EMULATOR not in arguments:
             continue
-        text = "\0".join(process.info["cmdline"] or [])
+        text = "\0".join(arguments)
         if mark in text and not any(kept in text for kept in spare):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -22,6 +22,7 @@ from paldia.core.profiles import Profile
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes
 from paldia_nodeagent.artifacts import ArtifactCache
+from paldia_nodeagent.emulator.folder import is_emulated
 from paldia_nodeagent.inputs import batch_sizes, make_request, sample_item
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.measure import answer, measure
@@ -171,7 +172,7 @@ class Profiler:
         measured = Profile(
             points=tuple((point.batch_size, point.latency_s) for point in points),
             load_s=load_s,
-            memory_bytes=triton.memory_bytes(),
+            memory_bytes=triton.device_memory_bytes(),
             # One figure for all sizes: processor time isn't counted apart for each.
             demand=((1, demand_fraction(config, cpu_s / running_s, self._cores)),),
             colocation_penalty=_COLOCATION_PENALTY,
@@ -188,10 +189,10 @@ class Profiler:
 def demand_fraction(config: ModelConfig, threads_used: float, cores: int) -> float:
     """Give the share of the device that a batch takes, above 0 and at most 1.
 
-    On a CPU that is threads used / cores. On a GPU it is 1, an upper bound: what one
-    kernel after another leaves free can't be seen from utilisation.
+    On a CPU that is threads used / cores. On a GPU, real or emulated, it is 1, an upper
+    bound: what one kernel after another leaves free can't be seen from utilisation.
     """
     kinds = {group.kind for group in config.instance_group}
-    if model_config_pb2.ModelInstanceGroup.KIND_GPU in kinds:
+    if model_config_pb2.ModelInstanceGroup.KIND_GPU in kinds or is_emulated(config):
         return 1.0
     return min(max(threads_used / cores, 0.01), 1.0)

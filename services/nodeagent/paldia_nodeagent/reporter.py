@@ -47,25 +47,11 @@ class Reporter:
         )
 
 
-def describe_node(
-    cpu: Cpu,
-    accelerators: Accelerators,
-    *,
-    node_id: str,
-    hardware: str,
-    price_usd_per_hour: float,
-    version: str,
-) -> agent_pb2.NodeInfo:
-    """Say who the node is."""
-    return agent_pb2.NodeInfo(
-        node_id=node_id,
-        hardware=pb.Hardware(
-            name=hardware,
-            price_usd_per_hour=price_usd_per_hour,
-            memory_bytes=cpu.memory_bytes,
-            cores=cpu.cores,
-            gpus=accelerators.describe(),
-            sm_shares=accelerators.sm_shares,
-        ),
-        agent_version=version,
+def describe_hardware(cpu: Cpu, accelerators: Accelerators) -> pb.Hardware:
+    """Say what the machine has; its name and price are its owner's to say."""
+    return pb.Hardware(
+        memory_bytes=cpu.memory_bytes,
+        cores=cpu.cores,
+        gpus=accelerators.describe(),
+        sm_shares=accelerators.sm_shares,
     )

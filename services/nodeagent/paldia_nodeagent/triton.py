@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -23,12 +22,9 @@ from paldia.core.errors import NotServableError, UnavailableError
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes, processes, repository
 from paldia_nodeagent.admin import TritonAdmin
-from paldia_nodeagent.devices.base import Accelerators
-from paldia_nodeagent.home import Home
-from paldia_nodeagent.ledger import Ledger, Record
+from paldia_nodeagent.ledger import Record
 from paldia_nodeagent.repository import ModelConfig
-from paldia_nodeagent.runtime import RuntimeFinder
-from paldia_nodeagent.throttle import Throttle
+from paldia_nodeagent.site import Site
 
 STOP_GRACE_S = 10.0
 """Time that inferences under way have to finish."""
@@ -44,30 +40,6 @@ _LOG_KEPT_BYTES = 1 << 20
 _LOG_READ_BYTES = 256 << 10
 # The name as the kernel keeps it, cut to 15 bytes.
 _STUB_NAME = "triton_python_b"
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """What the Tritons on a node have in common.
-
-    They listen on `host`, and a model may take `load_limit_s` seconds to load.
-    """
-
-    home: Home
-    ledger: Ledger
-    finder: RuntimeFinder
-    throttle: Throttle
-    accelerators: Accelerators
-    host: str
-    load_limit_s: float
-
-    def prefix(self, run: str) -> str:
-        """Give the name that marks a run's processes and shared memory, unique on the machine."""
-        return f"paldia-{self.home.token}-{run}"
-
-    def repository(self, run: str) -> Path:
-        """Give the folder of a run's model repository."""
-        return self.ledger.folder(run) / "repository"
 
 
 class LoadHungError(NotServableError):
@@ -113,6 +85,13 @@ class TritonProcess:
     def memory_bytes(self) -> int:
         """Give its resident memory, stubs included."""
         return processes.resident_bytes(self.record.pid)
+
+    def device_memory_bytes(self) -> int:
+        """Give the memory it takes of the device that it runs on, as far as that is known."""
+        emulation = self._site.emulation
+        if emulation is not None:
+            return emulation.gpu.memory_used_bytes(self.record.pid) or 0
+        return self.memory_bytes()
 
     def demanded_cpu_s(self) -> float:
         """Give the CPU seconds it had or waited for so far, stubs included."""

@@ -166,7 +166,7 @@ class EmulatedGpu:
         with self._log.open("wb") as output:
             return subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "paldia_nodeagent.emulator.server"),
+                    *(sys.executable, "-m", processes.EMULATOR),
                     *("--socket", self._name, "--hardware", hardware.name),
                     *("--memory-bytes", str(hardware.memory_bytes)),
                     *("--idle-watts", str(hardware.idle_watts)),

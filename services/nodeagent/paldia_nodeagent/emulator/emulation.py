@@ -1,17 +1,25 @@
-"""What a node needs to emulate the models it is given: their folders, and honest times."""
+"""What an emulated node does otherwise: its card, its models' folders, and their times."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import statistics
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 
+from paldia.api import machines
+from paldia.api.v1 import types_pb2 as pb
 from paldia.kit.files import replace_text
 from paldia_nodeagent.admin import TritonAdmin
+from paldia_nodeagent.devices.emulated import EmulatedGpu
 from paldia_nodeagent.emulator import folder, wire
-from paldia_nodeagent.emulator.figures import Figures
+from paldia_nodeagent.emulator.figures import Figures, machine_of
+from paldia_nodeagent.home import Home
 from paldia_nodeagent.inputs import make_request, sample_item
 from paldia_nodeagent.measure import answer
 from paldia_nodeagent.repository import ModelConfig, with_lanes
@@ -25,12 +33,48 @@ _LARGER_BATCH = 8
 
 
 class Emulation:
-    """Makes and calibrates emulated models on one node."""
+    """An emulated accelerator, and what its node needs to serve models on it."""
 
-    def __init__(self, figures: Figures, socket: str) -> None:
-        """Take figures from `figures`; the emulator's socket has the name `socket`."""
-        self._figures = figures
-        self._socket = socket
+    def __init__(self, kind: str, workloads: Path | None, home: Home, *, speed: float) -> None:
+        """Emulate the catalog's machine `kind`, at `speed` of its own.
+
+        Args:
+            workloads: a file of further workloads.
+            home: the agent's; its token names the emulator.
+
+        Raises:
+            InvalidArgumentError: there is no such machine, or the file is wrong; says where.
+        """
+        self._machine = machine_of(kind)
+        self._figures = Figures(kind, workloads)
+        self.socket = f"paldia-{home.token}-emulator"
+        self.gpu = EmulatedGpu(
+            self._machine, name=self.socket, log=home.folder / "emulator.log", speed=speed
+        )
+
+    def hardware(self) -> pb.Hardware:
+        """Describe the node's hardware as the catalog has it."""
+        told = machines.hardware_to_proto(self._machine.hardware)
+        del told.gpus[:]
+        told.gpus.extend(self.gpu.describe())
+        told.emulated = True
+        return told
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Have the emulator running, and end it at last.
+
+        Raises:
+            UnavailableError: it doesn't start.
+        """
+        await self.gpu.start()
+        upkeep = asyncio.create_task(self.gpu.keep_up())
+        try:
+            yield
+        finally:
+            upkeep.cancel()
+            await asyncio.wait({upkeep})
+            await self.gpu.stop()
 
     def build_repository(self, artifact: Path, repository: Path, name: str, lanes: int) -> None:
         """Make a repository folder with a stand-in for the artifact under the name `name`.
@@ -40,22 +84,29 @@ class Emulation:
         """
         config = with_lanes(folder.read_config(artifact), lanes)
         told = {
-            "socket": self._socket,
+            "socket": self.socket,
             "profile": wire.profile_to_json(self._figures.profile(name, config)),
             "overhead_file": str(_overhead_file(repository)),
         }
         folder.build(artifact, repository, name, config, told)
 
-    async def calibrate(
-        self, admin: TritonAdmin, config: ModelConfig, artifact: Path, repository: Path
+    async def settle_in(
+        self,
+        admin: TritonAdmin,
+        config: ModelConfig,
+        artifact: Path,
+        repository: Path,
+        began_s: float,
     ) -> None:
-        """Measure what Triton takes for a batch, and tell the model; batches count from then on.
+        """Let a loaded model take its real times: batches from now on, and loading itself.
+
+        What Triton takes for a batch is measured and told to the model. Then it is waited for
+        until loading has taken as long since `began_s`, by the monotonic clock, as it should.
 
         Raises:
             NotServableError: the model doesn't answer.
         """
         item = sample_item(config, artifact, np.random.default_rng(0))
-        larger = max(1, min(_LARGER_BATCH, config.max_batch_size))
 
         async def overhead_s(batch: int) -> float:
             request = make_request(config.name, config, item, batch)
@@ -64,12 +115,14 @@ class Emulation:
             quartile_s = statistics.quantiles(samples[_WARM_UPS:], n=4)[0]
             return max(0.0, quartile_s - CALIBRATING_S)
 
-        single_s = await overhead_s(1)
-        row_s = 0.0
+        single_s, row_s = await overhead_s(1), 0.0
+        larger = min(_LARGER_BATCH, config.max_batch_size)
         if larger > 1:
             row_s = max(0.0, (await overhead_s(larger) - single_s) / (larger - 1))
         figures = {"fixed_s": max(0.0, single_s - row_s), "row_s": row_s}
         replace_text(_overhead_file(repository), json.dumps(figures))
+        load_s = self._figures.profile(config.name, config).load_s
+        await asyncio.sleep(max(0.0, began_s + load_s - time.monotonic()))
 
 
 def _overhead_file(repository: Path) -> Path:

@@ -20,6 +20,7 @@ from paldia_nodeagent.repository import CONFIG, ModelConfig
 
 _MODEL = Path(__file__).with_name("model.py")
 _WARM_UP = "warmup"
+_EMULATED = "paldia_emulated"
 
 
 def read_config(artifact: Path) -> ModelConfig:
@@ -78,6 +79,11 @@ def build(
         (target / _WARM_UP).symlink_to(artifact / _WARM_UP)
 
 
+def is_emulated(config: ModelConfig) -> bool:
+    """Whether a configuration is that of a stand-in."""
+    return _EMULATED in config.parameters
+
+
 def _versions(artifact: Path) -> list[str]:
     found = [path.name for path in artifact.iterdir() if path.name.isdigit() and path.is_dir()]
     return sorted(found) or ["1"]
@@ -93,5 +99,5 @@ def _emulated(config: ModelConfig, name: str) -> ModelConfig:
     for group in made.instance_group:
         group.kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
         del group.gpus[:]
-    made.parameters["paldia_emulated"].string_value = "true"
+    made.parameters[_EMULATED].string_value = "true"
     return made

@@ -36,7 +36,7 @@ class TritonPythonModel:
     """One instance of the model."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Take its place on the card, and take as long as loading takes."""
+        """Take its place on the card."""
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
         told = json.loads((folder / "emulated.json").read_text())
@@ -51,7 +51,6 @@ class TritonPythonModel:
         self._outputs = [_Output(it, has_rows=self._batches) for it in config["output"]]
         self._place = _Place(told["socket"], process)
         self._overhead = _Overhead(Path(told["overhead_file"]))
-        _wait_until_age(os.getppid(), told["profile"]["load_s"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests as one batch."""
@@ -210,11 +209,3 @@ class _Place:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-def _wait_until_age(pid: int, age_s: float) -> None:
-    """Wait until a process has run for so long: what it took so far counts as loading."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    ticks = int(stat[stat.rindex(")") + 2 :].split()[19])
-    started_s = ticks / os.sysconf("SC_CLK_TCK")
-    time.sleep(max(0.0, started_s + age_s - time.clock_gettime(time.CLOCK_BOOTTIME)))
