@@ -23,7 +23,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt paldia/cli/preflight.py
 	$(BIN)/paldia samples prepare
 	@touch $@
 
-demo: setup  ## Serve two real models on a mixed cluster and replay a trace (STORE=etcd for etcd)
+demo: setup  ## Serve two real models and an emulated one on a mixed cluster and replay a trace (STORE=etcd for etcd)
 	@$(BIN)/paldia demo --store $(STORE) --out out/demo
 
 test: setup  ## Run all tests

@@ -248,6 +248,7 @@ class LocalCluster:
             *("--node-id", node.node_id, "--hardware", node.hardware),
             *("--price-usd-per-hour", str(node.price_usd_per_hour)),
             *("--data-dir", str(self._node_folder(node))),
+            *(("--device", node.device) if node.device != "auto" else ()),
             *(("--cores", ",".join(map(str, node.cores))) if node.cores else ()),
             *(("--slowdown", str(node.slowdown)) if node.slowdown != 1 else ()),
             *self._flags.get("nodes", ()),

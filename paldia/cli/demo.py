@@ -1,4 +1,4 @@
-"""`paldia demo`: two real models on a mixed cluster of this machine, from nothing to a report."""
+"""`paldia demo`: two real models and an emulated one on a mixed cluster of this machine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from rich.console import Console
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from paldia.cli import demo_show, render, samples
+from paldia.cli import demo_emulated, demo_show, render, samples
 from paldia.cli.cluster import LocalCluster, StoreKind
+from paldia.cli.demo_emulated import Emulated
 from paldia.cli.demo_files import Labels, features_of, select_files
 from paldia.cli.demo_replay import (
     Replayed,
@@ -35,9 +36,10 @@ from paldia.cli.demo_replay import (
 from paldia.cli.demo_report import report_of
 from paldia.cli.demo_sentences import SENTENCES, SentenceReader, cosines
 from paldia.cli.demo_show import Classified
+from paldia.cli.node_options import default_nodes
 from paldia.cli.output import show
 from paldia.cli.progress import progress
-from paldia.client import Client, ClusterStatus
+from paldia.client import Client
 from paldia.core.errors import ExpiredError, InternalError
 from paldia.load.replay import replay
 from paldia.load.report import summarise
@@ -63,19 +65,30 @@ def demo(
         Path, typer.Option(help="Folder for report.json.", file_okay=False, metavar="DIR")
     ] = Path("out/demo"),
     seconds: Annotated[
-        float, typer.Option(help="Length of the replay in seconds.", min=1.0, max=600.0)
+        float, typer.Option(help="Length of each replay in seconds.", min=1.0, max=600.0)
     ] = 30.0,
 ) -> None:
-    """Serve two real models on a mixed cluster and replay a trace.
+    """Serve two real models and an emulated one on a mixed cluster and replay a trace.
 
-    Two nodes on this machine, one of them slowed down on purpose; two models served by real
-    Triton processes; real files, sentences and arrivals. Everything is stopped at the end.
+    Two nodes on this machine's processor, one of them slowed down on purpose, and three that
+    emulate a GPU; real Triton processes, files, sentences and arrivals. Everything is stopped
+    at the end.
     """
     samples.prepare()
     out.mkdir(parents=True, exist_ok=True)
-    _heading(1, f"start a controller ({store} store), a frontend and two nodes")
+    _heading(
+        1, f"start a controller ({store} store), a frontend, two nodes and three emulated GPUs"
+    )
+    planning = ["--peak-quantile", str(demo_emulated.PEAK_QUANTILE)]
     with _folder() as folder, contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(LocalCluster(folder, store=store))
+        cluster = stack.enter_context(
+            LocalCluster(
+                folder,
+                nodes=(*default_nodes(), *demo_emulated.nodes()),
+                store=store,
+                flags={"controller": planning},
+            )
+        )
         stage = _Stage(
             stack.enter_context(Client(cluster.controller_address)),
             stack.enter_context(InferenceServerClient(cluster.frontend_address)),
@@ -84,12 +97,14 @@ def demo(
         _await_nodes(stage.client, len(cluster.nodes))
         _deploy_samples(stage)
         files = _classify_files(stage)
-        replayed, status = _replay_trace(stage, seconds)
-        _heading(6, "paldia explain magika")
+        replayed = _replay_trace(stage, seconds)
+        emulated = _emulate(stage, seconds)
+        _heading(8, "paldia explain magika")
         show(*render.explanation(stage.client.explain("magika")))
-        _heading(7, "write the report and stop everything")
+        _heading(9, "write the report and stop everything")
         report = out / "report.json"
-        report.write_text(json.dumps(report_of(files, replayed, status), indent=2) + "\n")
+        told = report_of(files, replayed, emulated, stage.client.status())
+        report.write_text(json.dumps(told, indent=2) + "\n")
         show(str(report))
     unanswered = [file.path for file in files if file.label is None]
     if unanswered:
@@ -106,7 +121,7 @@ class _Stage:
 
 
 def _heading(number: int, text: str) -> None:
-    show("", f"{number}/7  {text}")
+    show("", f"{number}/9  {text}")
 
 
 @contextlib.contextmanager
@@ -192,7 +207,19 @@ def _compare(frontend: InferenceServerClient) -> NDArray[np.float32]:
     return cosines([answer.as_numpy("embedding")[0] for answer in answers])
 
 
-def _replay_trace(stage: _Stage, duration_s: float) -> tuple[Replayed, ClusterStatus]:
+def _emulate(stage: _Stage, duration_s: float) -> Emulated:
+    """Serve a large model on GPUs that aren't there, and see it move between them."""
+    _heading(
+        6, "deploy bert (200 ms) on emulated GPUs: loading and batches take what the catalog says"
+    )
+    demo_emulated.deploy(stage.client)
+    _heading(
+        7, f"{duration_s:g} s of requests for bert: few, then more than the cheapest may take, few"
+    )
+    return demo_emulated.drive(stage.client, stage.frontend_address, TRACE, duration_s)
+
+
+def _replay_trace(stage: _Stage, duration_s: float) -> Replayed:
     """Send real arrivals to magika, and see what becomes of them and of its place."""
     capacity = least_capacity(stage.client.explain("magika").profiles)
     plan = plan_load(read_arrivals(TRACE), capacity, duration_s)
@@ -222,6 +249,6 @@ def _replay_trace(stage: _Stage, duration_s: float) -> tuple[Replayed, ClusterSt
         plan=plan,
         moves=moves_since(started_at, decisions),
     )
-    status = stage.client.status()
-    show(demo_show.timeline(replayed.report), *demo_show.summary(replayed, status))
-    return replayed, status
+    summary = demo_show.summary(replayed, stage.client.status())
+    show(demo_show.timeline(replayed.report), *summary)
+    return replayed

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from paldia.cli.demo_emulated import Emulated
 from paldia.cli.demo_replay import Replayed
 from paldia.cli.demo_show import Classified
-from paldia.client import ClusterStatus
+from paldia.client import ClusterStatus, Decision
 
 
 def report_of(
-    files: Sequence[Classified], replayed: Replayed, status: ClusterStatus
+    files: Sequence[Classified], replayed: Replayed, emulated: Emulated, status: ClusterStatus
 ) -> dict[str, Any]:
     """Put everything together; milliseconds and dollars, shares from 0 to 1."""
     report = replayed.report
@@ -52,13 +53,25 @@ def report_of(
             "first_requests_per_second": round(replayed.plan.first_rps, 3),
             "last_requests_per_second": round(replayed.plan.last_rps, 3),
             "generator_lag_p99_ms": _ms(report.lag_p99_s),
-            "moves": [
-                {"from": move.from_node_ids, "to": move.to_node_ids, "reason": move.reason}
-                for move in replayed.moves
-            ],
+            "moves": _moves(replayed.moves),
             "timeline": [asdict(second) for second in report.timeline],
         },
+        "emulated": {
+            "requests": emulated.report.offered,
+            "failed": emulated.report.unanswered,
+            "slo_compliance": round(emulated.report.compliance, 6),
+            "marked": emulated.marked,
+            "moves": _moves(emulated.moves),
+            "timeline": [asdict(second) for second in emulated.report.timeline],
+        },
     }
+
+
+def _moves(moves: Sequence[Decision]) -> list[dict[str, Any]]:
+    return [
+        {"from": move.from_node_ids, "to": move.to_node_ids, "reason": move.reason}
+        for move in moves
+    ]
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from paldia.client import ClusterStatus, Decision, Explanation, Profile
 from paldia.load.report import Report, Second
 
 _BAR_WIDTH = 30
+_FAILURE_WIDTH = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,14 @@ def measured(explanations: Sequence[Explanation]) -> Table:
 
 def _measured_row(profile: Profile) -> tuple[str, ...]:
     if not profile.points:
-        return profile.hardware, "-", "-", "-", "-", profile.failure
+        return (
+            profile.hardware,
+            "-",
+            "-",
+            "-",
+            "-",
+            shorten(profile.failure, _FAILURE_WIDTH, placeholder=" ..."),
+        )
     return (
         profile.hardware,
         f"{profile.points[0].latency_s * 1e3:.1f}",
@@ -102,13 +111,14 @@ def summary(replayed: Replayed, status: ClusterStatus) -> list[str]:
     return [
         f"{report.offered} requests, {report.unanswered} failed, {report.compliance:.2%} within "
         f"the SLO, p50 {_ms(report.p50_s)}, p99 {_ms(report.p99_s)}, {replayed.batches} batches",
-        *([_moved(move) for move in replayed.moves] or ["magika stayed where it was"]),
+        *([moved(move) for move in replayed.moves] or ["magika stayed where it was"]),
         f"${status.cost_usd:.5f} since the start ({shares}); "
         f"${status.cost_usd_per_hour:.2f} an hour now",
     ]
 
 
-def _moved(move: Decision) -> str:
+def moved(move: Decision) -> str:
+    """Say from where to where a model moved, and why."""
     places = f"{', '.join(move.from_node_ids)} to {', '.join(move.to_node_ids)}"
     return f"moved from {places}: {move.reason}"
 

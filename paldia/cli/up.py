@@ -37,7 +37,8 @@ def up(
             metavar="ID:HARDWARE:PRICE[:CORES[:SLOWDOWN]]",
             parser=_node,
             help="A node to start, at PRICE dollars an hour, on CORES such as 0,2-3, slowed down "
-            "by a factor; repeatable.  [default: a full core and a cheaper one at half speed]",
+            "by a factor; or ID:emulated:KIND, a GPU machine of the catalog such as p3.2xlarge, "
+            "emulated; repeatable.  [default: a full core and a cheaper one at half speed]",
             show_default=False,
         ),
     ] = None,
@@ -122,7 +123,8 @@ def _tell(cluster: LocalCluster, *, as_json: bool) -> None:
 def _describe(node: NodeOptions) -> str:
     cores = f", cores {','.join(map(str, node.cores))}" if node.cores else ""
     slowed = f", slowed down {node.slowdown:g}x" if node.slowdown != 1 else ""
-    return f"{node.hardware} at {node.price_usd_per_hour:g} USD/h{cores}{slowed}"
+    emulated = "emulated " if node.device != "auto" else ""
+    return f"{emulated}{node.hardware} at {node.price_usd_per_hour:g} USD/h{cores}{slowed}"
 
 
 def _next_commands(cluster: LocalCluster) -> list[str]:

@@ -224,7 +224,13 @@ def test_nodes_are_read_from_text():
     assert parse_node("a:t4:0.35") == NodeOptions("a", "t4", 0.35)
     assert parse_node("a:t4:0.35:0,2-4") == NodeOptions("a", "t4", 0.35, (0, 2, 3, 4))
     assert parse_node("a:t4:0.35::2") == NodeOptions("a", "t4", 0.35, (), 2.0)
+    assert parse_node("a:emulated:g4dn.xlarge") == NodeOptions(
+        "a", "g4dn.xlarge", 0.526, device="emulated:g4dn.xlarge"
+    )
+    with pytest.raises(InvalidArgumentError, match=r"did you mean p3\.2xlarge"):
+        parse_node("a:emulated:p3.2xlagre")
     for wrong in (
+        ":emulated:p3.2xlarge",
         "a:t4:1:0-999999999999",
         "",
         "a:t4",

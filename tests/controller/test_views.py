@@ -128,6 +128,14 @@ async def test_a_node_is_told_the_sm_share_of_each_process(world: World) -> None
     assert told == {"free": 0, "held": 30}
 
 
+async def test_a_route_tells_which_lanes_are_emulated(world: World) -> None:
+    world.node("real", "m")
+    world.node("virtual", "m", emulated=True)
+    world.serve("m", on("real"), on("virtual"))
+    lanes = world.views.routes()["m"].lanes
+    assert {lane.node_id: lane.emulated for lane in lanes} == {"real": False, "virtual": True}
+
+
 async def test_a_route_tells_what_a_batch_takes_in_a_process_that_is_held_back(
     world: World,
 ) -> None:

@@ -12,7 +12,7 @@ from paldia_frontend.batches import BatchFailedError, infer
 from paldia_frontend.dispatcher import Dispatcher
 from paldia_frontend.metrics import Metrics
 from paldia_frontend.requests import Normalised
-from paldia_frontend.routes import RouteState, RouteTable, route_from_proto
+from paldia_frontend.routes import RouteState, RouteTable, endpoints_of, route_from_proto
 from paldia_frontend.sequences import Sequences
 from paldia_frontend.statistics import add_up
 from paldia_frontend.upstream import Upstreams, judge
@@ -134,6 +134,29 @@ async def test_step_of_a_sequence_is_never_taken_twice():
         with pytest.raises(BatchFailedError) as caught:
             await infer(stub, BATCH, [asked(None, sequence_id)], None)
         assert caught.value.verdict.retry is retry
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+async def test_an_answer_says_that_it_comes_from_an_emulated_node(emulated: bool):
+    stub = Stub()
+    stub.emulated = emulated
+    for answer in await infer(stub, BATCH, [asked(None)], None):
+        assert answer.parameters["paldia_node"].string_param == BATCH.node_id
+        assert ("paldia_emulated" in answer.parameters) is emulated
+        assert answer.parameters["paldia_emulated"].bool_param is emulated
+
+
+def test_a_route_knows_which_of_its_endpoints_are_emulated():
+    message = routing_pb2.ModelRoute(
+        model="m",
+        state=routing_pb2.ROUTE_STATE_READY,
+        slo=types_pb2.Slo(latency=duration(1.0), share=0.99),
+        lanes=[
+            routing_pb2.Lane(node_id="a", endpoint="a:1"),
+            routing_pb2.Lane(node_id="b", endpoint="b:1", emulated=True),
+        ],
+    )
+    assert endpoints_of([route_from_proto(message)]) == {"a:1": False, "b:1": True}
 
 
 async def test_connection_is_kept_until_it_is_neither_routed_nor_used():

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from paldia.cli import demo_show
+from paldia.catalog import workloads
+from paldia.cli import demo_emulated, demo_show
+from paldia.cli.demo import TRACE
+from paldia.cli.demo_emulated import Emulated
 from paldia.cli.demo_replay import Capacity, Replayed, batches_of, least_capacity, plan_load
 from paldia.cli.demo_report import report_of
 from paldia.cli.demo_show import Classified
@@ -24,6 +27,7 @@ from paldia.core.errors import NotServableError
 from paldia.core.types import NodeState
 from paldia.load.replay import Outcome
 from paldia.load.report import summarise
+from paldia.load.trace import read_arrivals
 
 
 def _profile(hardware: str, *points: tuple[int, float]) -> Profile:
@@ -95,6 +99,24 @@ def _replayed() -> Replayed:
     return Replayed(report, batches_of(outcomes), plan, (move,))
 
 
+def _emulated() -> Emulated:
+    replayed = _replayed()
+    return Emulated(replayed.report, 12, replayed.moves)
+
+
+def test_bert_s_rate_goes_up_to_what_the_cheapest_gpu_just_can_and_down_again() -> None:
+    profile = workloads()["bert"].profiles["g4dn.xlarge"]
+    can_rps = max(batch / latency_s for batch, latency_s in profile.points)
+    (start_s, first), *_, (end_s, last) = demo_emulated.rates(30.0).points
+    highest = max(rps for _, rps in demo_emulated.rates(30.0).points)
+    assert (start_s, end_s) == (0.0, 30.0)
+    assert first == last < 0.5 * can_rps
+    assert 0.8 * can_rps < highest < can_rps
+    assert len(read_arrivals(TRACE)) > demo_emulated.rates(30.0).requests
+    kinds = [(node.node_id, node.hardware) for node in demo_emulated.nodes()]
+    assert kinds == [("v100", "p3.2xlarge"), ("t4", "g4dn.xlarge"), ("m60", "g3s.xlarge")]
+
+
 def test_the_load_goes_from_half_to_one_and_a_half_of_the_slowest() -> None:
     slow, fast = _profile("slow", (1, 0.1), (2, 0.1)), _profile("fast", (1, 0.01))
     capacity = least_capacity([fast, _profile("broken"), slow])
@@ -115,7 +137,7 @@ def test_a_trace_too_short_lowers_the_rate_and_keeps_the_ramp(arrivals: int) -> 
 
 def test_the_report_has_the_promised_keys() -> None:
     files = [Classified("a.py", "python", 0.999, 12.3456, "slow-1")]
-    report = json.loads(json.dumps(report_of(files, _replayed(), _status())))
+    report = json.loads(json.dumps(report_of(files, _replayed(), _emulated(), _status())))
     assert report["files"] == [
         {"path": "a.py", "label": "python", "score": 0.999, "latency_ms": 12.346, "node": "slow-1"}
     ]
@@ -127,6 +149,9 @@ def test_the_report_has_the_promised_keys() -> None:
     assert report["nodes"] == [
         {"id": "slow-1", "hardware": "slow", "price_usd_per_hour": 0.04, "models": ["magika"]}
     ]
+    emulated = report["emulated"]
+    assert (emulated["requests"], emulated["failed"], emulated["marked"]) == (13, 1, 12)
+    assert [move["to"] for move in emulated["moves"]] == [["fast-1"]]
 
 
 def test_what_is_shown_names_the_numbers() -> None:

@@ -44,7 +44,11 @@ def test_the_demo_classifies_replays_explains_and_stops(tmp_path: Path) -> None:
     assert labels["paldia/core/engine.py"] == "python"
     assert labels["/bin/ls"] == "elf"
     assert {file["node"] for file in report["files"]} <= {node["id"] for node in report["nodes"]}
-    assert {node["hardware"] for node in report["nodes"]} == {"cpu-full", "cpu-half"}
+    assert {node["hardware"] for node in report["nodes"]} == {
+        *("cpu-full", "cpu-half", "p3.2xlarge", "g4dn.xlarge", "g3s.xlarge")
+    }
+    emulated = report["emulated"]
+    assert emulated["requests"] == emulated["marked"] > 0
     assert report["requests"] > 0
     assert report["failed"] == 0
     assert report["cost_usd"] > 0

@@ -64,6 +64,13 @@ class Settings(ServiceSettings):
         default=Path(".paldia/controller"), description="folder for artifacts and embedded state"
     )
     tick_s: float = Field(default=1.0, gt=0, description="seconds between planning steps")
+    peak_quantile: float = Field(
+        default=PolicyConfig().peak_quantile,
+        gt=0,
+        lt=1,
+        description="how sure to be that hardware suffices until more could be there; the lower, "
+        "the sooner hardware is left that was needed for a while",
+    )
     provisioner: Literal["static", "command"] = Field(
         default="static",
         description="whether machines are simply there, or those of --fleet are had when needed",
@@ -115,7 +122,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     state = State(store)
     provisioner = open_provisioner(settings)
     observer = Observer(state, clock, Fleet(state, provisioner.machines))
-    profiling, config = Profiling(), PolicyConfig()
+    profiling, config = Profiling(), PolicyConfig(peak_quantile=settings.peak_quantile)
     provisioning = Provisioning(
         provisioner,
         state,

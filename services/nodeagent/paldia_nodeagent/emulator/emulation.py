@@ -53,11 +53,12 @@ class Emulation:
         )
 
     def hardware(self) -> pb.Hardware:
-        """Describe the node's hardware as the catalog has it."""
+        """Describe the node's hardware as the catalog has it, but that it is there already."""
         told = machines.hardware_to_proto(self._machine.hardware)
         del told.gpus[:]
         told.gpus.extend(self.gpu.describe())
         told.emulated = True
+        told.ClearField("activation")
         return told
 
     @contextlib.asynccontextmanager

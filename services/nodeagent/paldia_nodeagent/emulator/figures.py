@@ -16,7 +16,6 @@ from paldia.core.profiles import Profile
 from paldia_nodeagent.repository import ModelConfig
 
 PARAMETER = "paldia_workload"
-_LISTED_MOST = 24
 
 
 def machine_of(name: str) -> Machine:
@@ -79,11 +78,9 @@ class Figures:
             if by_name
             else (f"config.pbtxt names the workload {name!r}, which isn't known")
         )
-        listed = [*self._known]
         return (
             f"this {self._hardware} is emulated, and nothing is known of the model there: "
             f'{said}{hint}. Name one in config.pbtxt: parameters {{ key: "{PARAMETER}" value '
             f'{{ string_value: "bert" }} }}, or start the node with --workloads FILE '
-            f"(docs/catalog.md). Known: {', '.join(listed[:_LISTED_MOST])}"
-            + (", ..." if len(listed) > _LISTED_MOST else "")
+            f"(docs/catalog.md)"
         )
