@@ -37,8 +37,8 @@ _DECISIONS = 100
 _QUIET_RPS = 30.0
 _BUSY_RPS = 155.0
 # Where the whole is 1: quiet, a rise, busy, a fall, quiet.
-_SHAPE = ((0.0, _QUIET_RPS), (0.13, _QUIET_RPS), (0.16, _BUSY_RPS), (0.5, _BUSY_RPS))
-_REST = ((0.53, _QUIET_RPS), (1.0, _QUIET_RPS))
+_SHAPE = ((0.0, _QUIET_RPS), (0.07, _QUIET_RPS), (0.1, _BUSY_RPS), (0.44, _BUSY_RPS))
+_REST = ((0.47, _QUIET_RPS), (1.0, _QUIET_RPS))
 
 
 def nodes() -> tuple[NodeOptions, ...]:

@@ -112,9 +112,7 @@ class Emulation:
         async def overhead_s(batch: int) -> float:
             request = make_request(config.name, config, item, batch)
             samples = [await answer(admin, request) for _ in range(_WARM_UPS + _SAMPLES)]
-            # The lower quartile: other work on the machine isn't Triton's.
-            quartile_s = statistics.quantiles(samples[_WARM_UPS:], n=4)[0]
-            return max(0.0, quartile_s - CALIBRATING_S)
+            return max(0.0, statistics.median(samples[_WARM_UPS:]) - CALIBRATING_S)
 
         single_s, row_s = await overhead_s(1), 0.0
         larger = min(_LARGER_BATCH, config.max_batch_size)
