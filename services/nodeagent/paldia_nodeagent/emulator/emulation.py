@@ -87,6 +87,7 @@ class Emulation:
         told = {
             "socket": self.socket,
             "profile": wire.profile_to_json(self._figures.profile(name, config)),
+            "calibrating_s": CALIBRATING_S,
             "overhead_file": str(_overhead_file(repository)),
         }
         folder.build(artifact, repository, name, config, told)

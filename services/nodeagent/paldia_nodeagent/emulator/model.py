@@ -6,7 +6,7 @@ the input's dimensions for an output that has an input's name. Triton's stub run
 where it lies beside `emulated.json`, so it imports nothing of ours.
 
 Until the agent has measured what Triton itself takes for a batch, and put that down in the file
-that `emulated.json` names, a batch takes 5 ms and stays off the card.
+that `emulated.json` names, a batch takes a time told there and stays off the card.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-CALIBRATING_S = 0.005
 _EARLY_LIMIT_S = 0.1
 _CONNECT_LIMIT_S = 10.0
 _ANSWER_LIMIT_S = 60.0
@@ -50,6 +49,7 @@ class TritonPythonModel:
         self._batches = config["max_batch_size"] > 0
         self._outputs = [_Output(it, has_rows=self._batches) for it in config["output"]]
         self._place = _Place(told["socket"], process)
+        self._calibrating_s = told["calibrating_s"]
         self._overhead = _Overhead(Path(told["overhead_file"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -58,7 +58,7 @@ class TritonPythonModel:
         try:
             early_s = self._overhead.of(sum(rows))
             if early_s is None:
-                time.sleep(CALIBRATING_S)
+                time.sleep(self._calibrating_s)
                 self._place.say({"read": True})
             else:
                 self._place.say({"run": sum(rows), "early_s": early_s})
