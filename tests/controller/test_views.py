@@ -234,6 +234,13 @@ async def test_a_node_shows_what_it_cost_as_last_saved(world: World) -> None:
     assert (node.cost_usd, node.energy_joules, node.estimated_energy_joules) == (2.5, 42.0, 12.0)
 
 
+async def test_a_node_shows_what_its_agent_warns_of(world: World) -> None:
+    world.node("n")
+    session = world.observer.agents["n"]
+    world.observer.agent_reported(session, agent_pb2.NodeReport(warnings=["no MPS", "no light"]))
+    assert list(world.views.node("n").warnings) == ["no MPS", "no light"]
+
+
 async def test_the_planner_sees_all_of_a_machine(world: World) -> None:
     world.node(
         "n",

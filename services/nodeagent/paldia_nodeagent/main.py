@@ -73,7 +73,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     """Run the agent until `stop`, then end all it runs."""
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
-    cpu, accelerators = Cpu(), Gpus()
+    cpu, accelerators = Cpu(), Gpus(home.mps)
     finder = RuntimeFinder(settings.tritonserver, home.backends)
     throttle = Throttle(settings.slowdown)
     launcher = Launcher(

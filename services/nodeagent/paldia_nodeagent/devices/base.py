@@ -15,6 +15,16 @@ class Accelerators(Protocol):
     def sm_shares(self) -> bool:
         """Whether a process can be held to a share of the streaming multiprocessors."""
 
+    @property
+    def problem(self) -> str:
+        """Why no model can run on them; empty if one can, or there are none."""
+
+    def start(self) -> None:
+        """Begin to look after them; takes seconds at worst."""
+
+    def stop(self) -> None:
+        """Let go of them; nothing uses them any more."""
+
     def describe(self) -> list[pb.Gpu]:
         """Describe each card."""
 
@@ -29,4 +39,8 @@ class Accelerators(Protocol):
 
         Args:
             sm_percent: the share of the streaming multiprocessors that it is held to, 1 to 100.
+
+        Raises:
+            NotServableError: it couldn't run on them.
+            UnavailableError: it can't just now.
         """

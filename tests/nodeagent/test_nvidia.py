@@ -1,0 +1,333 @@
+"""GPUs as the real pynvml shows them, over an NVML built here for machines of all sorts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent / "nvml"
+DRIVER = {"driver": "550.54.15", "cuda": 12040}
+T4 = {
+    "uuid": "GPU-aaaaaaaa-0000-0000-0000-000000000001",
+    "name": "Tesla T4",
+    "capability": "7.5",
+    "memory": 16 << 30,
+    "used": 3 << 30,
+    "sm_percent": 25,
+    "memory_percent": 10,
+    "power_mw": 41500,
+    "energy_mj": 7_000_500,
+    "temperature": 55,
+    "sm_mhz": 1590,
+    "memory_mhz": 5001,
+    "throttle": 0x1 | 0x4 | 0x40 | 0x8000,
+    "corrected": 3,
+    "uncorrected": 0,
+    "xids": 0,
+    "processes": f"41:{1 << 30},42:{2 << 30}",
+    "mig": 0,
+    "mode": 0,
+}
+"""All figures that a card can tell."""
+
+M60 = {"uuid": "GPU-bbbbbbbb-0000-0000-0000-000000000002", "name": "Tesla M60", "memory": 8 << 30}
+
+
+class Machine:
+    """A machine with an NVML, and a process that asks it through the agent's code."""
+
+    def __init__(self, folder: Path, library: Path | None, environment: dict[str, str]) -> None:
+        self.file = folder / "machine"
+        self.file.touch()
+        self._folder = folder
+        self._environment = {
+            **os.environ,
+            **environment,
+            "NVML_MACHINE": str(self.file),
+            "LD_LIBRARY_PATH": str(library.parent) if library else str(folder),
+        }
+        self._process: subprocess.Popen[str] | None = None
+
+    def set(self, card: int | None = None, **figures: object) -> None:
+        """Change figures of a card, or of all of the machine; None is what it can't tell."""
+        prefix = "" if card is None else f"{card}."
+        with self.file.open("a") as file:
+            file.writelines(
+                f"{prefix}{key}={'' if value is None else value}\n"
+                for key, value in figures.items()
+            )
+
+    def ask(self, word: str) -> Any:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "ask.py"), str(self._folder / "mps")],
+                env=self._environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin
+        assert self._process.stdout
+        assert self._process.stderr
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, self._process.stderr.read()
+        return json.loads(line)
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles the library, once for each set of flags."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to build an NVML with")
+    built: dict[tuple[str, ...], Path] = {}
+
+    def make(*flags: str) -> Path:
+        if flags not in built:
+            path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
+            subprocess.run(
+                [compiler, "-O1", "-shared", "-fPIC", *flags, "-o", path, HERE / "nvml.c"],
+                check=True,
+            )
+            built[flags] = path
+        return built[flags]
+
+    return make
+
+
+@pytest.fixture
+def machine(tmp_path: Path, build: Callable[..., Path]) -> Iterator[Callable[..., Machine]]:
+    """Makes machines: cards in their order, and flags the library is built with."""
+    made: list[Machine] = []
+
+    def make(*cards: dict[str, Any], flags: tuple[str, ...] = (), **environment: str) -> Machine:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Machine(folder, build(*flags), environment))
+        made[-1].set(None, count=len(cards), **DRIVER)
+        for index, card in enumerate(cards):
+            made[-1].set(index, **card)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def test_everything_that_a_card_tells_is_reported(machine: Callable[..., Machine]) -> None:
+    one = machine(T4)
+    assert one.ask("describe") == [
+        {
+            "uuid": T4["uuid"],
+            "name": "Tesla T4",
+            "memory_bytes": str(16 << 30),
+            "index": 0,
+            "driver_version": "550.54.15",
+            "cuda_version": "12.4",
+            "compute_capability": "7.5",
+            "mig": False,
+        }
+    ]
+    assert one.ask("sample") == [
+        {
+            "uuid": T4["uuid"],
+            "sm": 0.25,
+            "memory": 0.1,
+            "memory_used_bytes": str(3 << 30),
+            "power_watts": 41.5,
+            "energy_joules": 7000.5,
+            "temperature_celsius": 55.0,
+            "sm_clock_hertz": 1590e6,
+            "memory_clock_hertz": 5001e6,
+            "throttling": {"reasons": ["power cap", "heat (hardware)", "reason 0x8000"]},
+            "corrected_errors": "3",
+            "uncorrected_errors": "0",
+            "faults": {},
+            "processes": {
+                "processes": [
+                    {"pid": "42", "memory_bytes": str(2 << 30)},
+                    {"pid": "41", "memory_bytes": str(1 << 30)},
+                ]
+            },
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "fields"),
+    [
+        ("sm_percent", ["sm", "memory"]),
+        ("used", ["memory_used_bytes"]),
+        ("power_mw", ["power_watts"]),
+        ("energy_mj", ["energy_joules"]),
+        ("temperature", ["temperature_celsius"]),
+        ("sm_mhz", ["sm_clock_hertz"]),
+        ("memory_mhz", ["memory_clock_hertz"]),
+        ("throttle", ["throttling"]),
+        ("corrected", ["corrected_errors"]),
+        ("uncorrected", ["uncorrected_errors"]),
+        ("processes", ["processes"]),
+    ],
+)
+def test_one_figure_that_is_missing_takes_no_other_with_it(
+    figure: str, fields: list[str], shared: Machine
+) -> None:
+    (whole,) = shared.ask("sample")
+    shared.set(0, **{figure: None})
+    (part,) = shared.ask("sample")
+    shared.set(0, **{figure: T4[figure]})
+    assert part == {key: value for key, value in whole.items() if key not in fields}
+    assert whole.keys() - part.keys() == set(fields)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., Path]
+) -> Iterator[Machine]:
+    """A machine with one whole card, to be left as it was."""
+    one = Machine(tmp_path_factory.mktemp("shared"), build(), {})
+    one.set(None, count=1, **DRIVER)
+    one.set(0, **T4)
+    yield one
+    one.end()
+
+
+def test_a_card_that_tells_next_to_nothing_is_one_all_the_same(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine({"uuid": "GPU-1"}, flags=("-DOLD_DRIVER",))
+    one.set(None, driver=None, cuda=None)
+    assert one.ask("describe") == [{"uuid": "GPU-1", "index": 0}]
+    assert one.ask("sample") == [{"uuid": "GPU-1"}]
+    assert not one.ask("sm_shares")
+    assert "doesn't tell its compute capability" in "".join(one.ask("warnings"))
+
+
+def test_an_older_driver_is_asked_in_its_own_words(machine: Callable[..., Machine]) -> None:
+    (load,) = machine(T4, flags=("-DOLD_DRIVER",)).ask("sample")
+    assert load["throttling"]["reasons"][0] == "power cap"
+    assert not {"processes", "faults"} & load.keys()
+    assert load["temperature_celsius"] == 55
+
+
+def test_faults_are_told_once_each_and_the_newest_are_kept(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(T4, {**T4, "uuid": "GPU-2"})
+    one.ask("sample")
+    one.set(1, xids="0,31,79")
+    first, second = one.ask("sample")
+    assert first["faults"] == {}
+    assert [fault["xid"] for fault in second["faults"]["recent"]] == ["31", "79"]
+    assert one.ask("sample")[1]["faults"] == second["faults"]
+    one.set(1, xids=",".join(map(str, range(60))))
+    faults = one.ask("sample")[1]["faults"]
+    assert int(faults["count"]) == 2 + 57
+    assert [int(fault["xid"]) for fault in faults["recent"]] == [*range(44, 60)]
+
+
+def test_a_card_that_falls_off_the_bus_is_lost_alone_and_comes_back(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(T4, {**T4, **M60})
+    assert [load["sm"] for load in one.ask("sample")] == [0.25, 0.25]
+    both = ",".join([T4["uuid"], M60["uuid"]])
+    assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": both}
+    assert "GPU is lost" not in "".join(one.ask("warnings"))
+    one.set(1, lost=15, xids="0,79")
+    first, second = one.ask("sample")
+    assert first["sm"] == 0.25
+    assert second.pop("faults")["recent"][0]["xid"] == "79"
+    assert second == {"uuid": M60["uuid"], "lost": "GPU is lost"}
+    (said,) = [text for text in one.ask("warnings") if "GPU 1 (Tesla M60)" in text]
+    assert "GPU is lost" in said
+    assert not one.ask("problem")
+    assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": T4["uuid"]}
+    # It stays described, since it is still this node's.
+    assert len(one.ask("describe")) == 2
+    assert [bool(load.get("lost")) for load in one.ask("sample")] == [False, True]
+    one.set(1, lost=0)
+    one.ask("sample")
+    assert [load["sm"] for load in one.ask("sample")] == [0.25, 0.25]
+    assert "GPU 1" not in "".join(one.ask("warnings"))
+
+
+def test_without_any_card_that_answers_no_model_is_let_run_on_the_cpu(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(T4)
+    one.ask("sample")
+    one.set(0, lost=15)
+    one.ask("sample")
+    assert "GPU is lost" in one.ask("problem")
+    assert one.ask("environment") == one.ask("problem")
+
+
+def test_a_card_that_is_lost_from_the_start_hides_no_other(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine({**M60, "lost": 15}, T4)
+    assert [gpu["index"] for gpu in one.ask("describe")] == [1]
+    assert "GPU 0 is left out" in "".join(one.ask("warnings"))
+
+
+@pytest.mark.parametrize(
+    ("code", "cure"), [(18, "reboot the machine"), (9, "load it"), (999, "nvidia-smi")]
+)
+def test_a_driver_that_cannot_be_used_is_told_with_a_cure(
+    code: int, cure: str, machine: Callable[..., Machine]
+) -> None:
+    one = machine(T4)
+    one.set(None, init=code)
+    assert one.ask("describe") == one.ask("sample") == []
+    (said,) = one.ask("warnings")
+    assert cure in said
+    assert ("mismatch" in said) == (code == 18)
+    assert one.ask("environment") == {}
+
+
+def test_a_driver_changed_under_a_running_agent_is_told(machine: Callable[..., Machine]) -> None:
+    one = machine(T4)
+    assert one.ask("sample")[0]["sm"] == 0.25
+    one.set(None, broken=18)
+    assert "mismatch" in one.ask("sample")[0]["lost"]
+    assert "mismatch" in one.ask("problem")
+
+
+def test_without_the_library_there_are_no_gpus_and_nothing_to_say(tmp_path: Path) -> None:
+    one = Machine(tmp_path, None, {})
+    try:
+        assert one.ask("describe") == one.ask("sample") == one.ask("warnings") == []
+        assert one.ask("environment") == {}
+        assert one.ask("problem") == ""
+        assert one.ask("start") is one.ask("stop") is None
+    finally:
+        one.end()
+
+
+@pytest.mark.parametrize(
+    ("names", "indices"),
+    [("1", [1]), ("GPU-bbbb", [1]), (T4["uuid"], [0]), ("1,0", [0, 1]), ("", []), ("-1", [])],
+)
+def test_an_agent_keeps_to_the_gpus_that_are_its_own(
+    names: str, indices: list[int], machine: Callable[..., Machine]
+) -> None:
+    one = machine(T4, {**T4, **M60}, CUDA_VISIBLE_DEVICES=names)
+    assert [gpu.get("index", 0) for gpu in one.ask("describe")] == indices
+    assert ("CUDA_VISIBLE_DEVICES names -1" in "".join(one.ask("warnings"))) == (names == "-1")
