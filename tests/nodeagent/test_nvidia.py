@@ -2,124 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent / "nvml"
-DRIVER = {"driver": "550.54.15", "cuda": 12040}
-T4 = {
-    "uuid": "GPU-aaaaaaaa-0000-0000-0000-000000000001",
-    "name": "Tesla T4",
-    "capability": "7.5",
-    "memory": 16 << 30,
-    "used": 3 << 30,
-    "sm_percent": 25,
-    "memory_percent": 10,
-    "power_mw": 41500,
-    "energy_mj": 7_000_500,
-    "temperature": 55,
-    "sm_mhz": 1590,
-    "memory_mhz": 5001,
-    "throttle": 0x1 | 0x4 | 0x40 | 0x8000,
-    "corrected": 3,
-    "uncorrected": 0,
-    "xids": 0,
-    "processes": f"41:{1 << 30},42:{2 << 30}",
-    "mig": 0,
-    "mode": 0,
-}
-"""All figures that a card can tell."""
-
-M60 = {"uuid": "GPU-bbbbbbbb-0000-0000-0000-000000000002", "name": "Tesla M60", "memory": 8 << 30}
-
-
-class Machine:
-    """A machine with an NVML, and a process that asks it through the agent's code."""
-
-    def __init__(self, folder: Path, library: Path | None, environment: dict[str, str]) -> None:
-        self.file = folder / "machine"
-        self.file.touch()
-        self._folder = folder
-        self._environment = {
-            **os.environ,
-            **environment,
-            "NVML_MACHINE": str(self.file),
-            "LD_LIBRARY_PATH": str(library.parent) if library else str(folder),
-        }
-        self._process: subprocess.Popen[str] | None = None
-
-    def set(self, card: int | None = None, **figures: object) -> None:
-        """Change figures of a card, or of all of the machine; None is what it can't tell."""
-        prefix = "" if card is None else f"{card}."
-        with self.file.open("a") as file:
-            file.writelines(
-                f"{prefix}{key}={'' if value is None else value}\n"
-                for key, value in figures.items()
-            )
-
-    def ask(self, word: str) -> Any:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "ask.py"), str(self._folder / "mps")],
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        assert self._process.stdin
-        assert self._process.stdout
-        assert self._process.stderr
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, self._process.stderr.read()
-        return json.loads(line)
-
-    def end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-
-
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compiles the library, once for each set of flags."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler to build an NVML with")
-    built: dict[tuple[str, ...], Path] = {}
-
-    def make(*flags: str) -> Path:
-        if flags not in built:
-            path = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
-            subprocess.run(
-                [compiler, "-O1", "-shared", "-fPIC", *flags, "-o", path, HERE / "nvml.c"],
-                check=True,
-            )
-            built[flags] = path
-        return built[flags]
-
-    return make
+from tests.nodeagent.mps.install import StandIn
+from tests.nodeagent.nvml.machine import DRIVER, M60, T4, Machine
 
 
 @pytest.fixture
-def machine(tmp_path: Path, build: Callable[..., Path]) -> Iterator[Callable[..., Machine]]:
+def machine(tmp_path: Path, build_nvml: Callable[..., Path]) -> Iterator[Callable[..., Machine]]:
     """Makes machines: cards in their order, and flags the library is built with."""
     made: list[Machine] = []
 
     def make(*cards: dict[str, Any], flags: tuple[str, ...] = (), **environment: str) -> Machine:
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(Machine(folder, build(*flags), environment))
+        made.append(Machine(folder, build_nvml(*flags), environment))
         made[-1].set(None, count=len(cards), **DRIVER)
         for index, card in enumerate(cards):
             made[-1].set(index, **card)
@@ -198,10 +99,10 @@ def test_one_figure_that_is_missing_takes_no_other_with_it(
 
 @pytest.fixture(scope="module")
 def shared(
-    tmp_path_factory: pytest.TempPathFactory, build: Callable[..., Path]
+    tmp_path_factory: pytest.TempPathFactory, build_nvml: Callable[..., Path]
 ) -> Iterator[Machine]:
     """A machine with one whole card, to be left as it was."""
-    one = Machine(tmp_path_factory.mktemp("shared"), build(), {})
+    one = Machine(tmp_path_factory.mktemp("shared"), build_nvml(), {})
     one.set(None, count=1, **DRIVER)
     one.set(0, **T4)
     yield one
@@ -331,3 +232,158 @@ def test_an_agent_keeps_to_the_gpus_that_are_its_own(
     one = machine(T4, {**T4, **M60}, CUDA_VISIBLE_DEVICES=names)
     assert [gpu.get("index", 0) for gpu in one.ask("describe")] == indices
     assert ("CUDA_VISIBLE_DEVICES names -1" in "".join(one.ask("warnings"))) == (names == "-1")
+
+
+def figures(one: Machine, key: str) -> list[str]:
+    """Give all values that a figure of the first card has had."""
+    lines = one.file.read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"0.{key}=")]
+
+
+FREE = {**T4, "processes": "none"}
+
+
+def test_a_card_is_shared_under_mps_and_held_for_it_alone(
+    machine: Callable[..., Machine], stand_in: StandIn
+) -> None:
+    one = machine(FREE, **stand_in.environment())
+    one.set(None, root=1)
+    one.ask("start")
+    assert one.ask("sm_shares") is True
+    assert one.ask("warnings") == []
+    environment = one.ask("environment")
+    assert environment["CUDA_VISIBLE_DEVICES"] == T4["uuid"]
+    assert environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    (daemon,) = stand_in.running()
+    assert daemon.environ()["CUDA_MPS_PIPE_DIRECTORY"] == environment["CUDA_MPS_PIPE_DIRECTORY"]
+    assert figures(one, "mode") == ["0", "3"]
+    one.ask("stop")
+    assert figures(one, "mode") == ["0", "3", "0"]
+    assert not stand_in.running()
+
+
+def test_the_compute_mode_survives_an_agent_that_is_killed(
+    machine: Callable[..., Machine], stand_in: StandIn
+) -> None:
+    one = machine(FREE, **stand_in.environment())
+    one.set(None, root=1)
+    one.ask("start")
+    environment = one.ask("environment")
+    one.end()
+    one.ask("start")
+    assert one.ask("environment") == environment
+    assert figures(one, "mode") == ["0", "3"]
+    one.ask("stop")
+    assert figures(one, "mode")[-1] == "0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "root", "said"),
+    [
+        ({}, 0, "Insufficient Permissions"),
+        ({"processes": f"41:{1 << 30}"}, 1, "process 41"),
+        ({"processes": None}, 1, "which processes use it"),
+        ({"mode": None}, 1, "compute mode is unknown"),
+    ],
+)
+def test_a_card_that_cannot_be_held_is_shared_under_mps_all_the_same(
+    changes: dict[str, Any],
+    root: int,
+    said: str,
+    machine: Callable[..., Machine],
+    stand_in: StandIn,
+) -> None:
+    one = machine({**FREE, **changes}, **stand_in.environment())
+    one.set(None, root=root)
+    one.ask("start")
+    (warning,) = one.ask("warnings")
+    assert "open to other processes" in warning
+    assert said in warning
+    assert one.ask("sm_shares") is True
+    assert "3" not in figures(one, "mode")
+    one.ask("stop")
+    assert "3" not in figures(one, "mode")
+
+
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ([{**FREE, "capability": "3.0"}], "compute capability 3.0"),
+        ([{**FREE, "capability": None}], "doesn't tell its compute capability"),
+        ([{**FREE, "mig": 1}], "switch MIG mode off"),
+        ([FREE, {**FREE, "uuid": "GPU-2"}], "run an agent for each"),
+    ],
+)
+def test_what_cannot_be_shared_under_mps_is_shared_in_time(
+    cards: list[dict[str, Any]],
+    said: str,
+    machine: Callable[..., Machine],
+    stand_in: StandIn,
+) -> None:
+    one = machine(*cards, **stand_in.environment())
+    one.set(None, root=1)
+    one.ask("start")
+    assert one.ask("sm_shares") is False
+    (warning,) = one.ask("warnings")
+    assert warning.startswith("models share the GPU in time")
+    assert said in warning
+    uuids = ",".join(card["uuid"] for card in cards)
+    assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": uuids}
+    assert not stand_in.starts()
+    assert "3" not in figures(one, "mode")
+
+
+def test_without_the_program_a_card_is_shared_in_time(machine: Callable[..., Machine]) -> None:
+    one = machine(FREE)
+    one.ask("start")
+    assert one.ask("sm_shares") is False
+    assert "nvidia-cuda-mps-control isn't on PATH" in "".join(one.ask("warnings"))
+
+
+def test_a_card_before_volta_has_mps_without_shares(
+    machine: Callable[..., Machine], stand_in: StandIn
+) -> None:
+    one = machine({**FREE, "capability": "6.0"}, **stand_in.environment())
+    one.set(None, root=1)
+    one.ask("start")
+    assert one.ask("sm_shares") is False
+    assert "older than Volta (compute capability 6.0)" in "".join(one.ask("warnings"))
+    environment = one.ask("environment")
+    assert "CUDA_MPS_PIPE_DIRECTORY" in environment
+    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in environment
+    one.ask("stop")
+
+
+def test_mps_that_keeps_failing_is_given_up_and_the_card_shared_in_time(
+    machine: Callable[..., Machine], stand_in: StandIn, wait_until: Any
+) -> None:
+    one = machine(FREE, **stand_in.environment())
+    one.set(None, root=1)
+    one.ask("start")
+    stand_in.refuse("Out of luck")
+    (daemon,) = stand_in.running()
+    daemon.kill()
+    wait_until("it is given up", lambda: one.ask("sm_shares") is False)
+    (warning,) = wait_until("it says so alone", lambda: one.ask("warnings"))
+    assert warning.startswith("models share GPU 0 (Tesla T4) in time")
+    assert "Out of luck" in warning
+    assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": T4["uuid"]}
+    wait_until("others may use the card again", lambda: figures(one, "mode")[-1] == "0")
+
+
+def test_mps_is_started_anew_for_a_card_that_came_back(
+    machine: Callable[..., Machine], stand_in: StandIn, wait_until: Any
+) -> None:
+    one = machine(FREE, **stand_in.environment())
+    one.ask("start")
+    before = one.ask("environment")
+    one.set(0, lost=15)
+    wait_until("it is lost", lambda: one.ask("problem"))
+    one.set(0, lost=0)
+    wait_until(
+        "MPS runs elsewhere",
+        lambda: isinstance(now := one.ask("environment"), dict) and now != before,
+    )
+    assert len(stand_in.running()) == 1
+    assert one.ask("problem") == ""
+    one.ask("stop")

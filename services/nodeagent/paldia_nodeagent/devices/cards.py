@@ -28,6 +28,8 @@ class Cards:
         self.loads: list[pb.GpuUtilisation] = []
         self.sampled_s = time.monotonic()
         """When `loads` was true, on the monotonic clock."""
+        self.losses = 0
+        """How often a card was lost."""
         self._look_again_s = look_again_s
         self._looked_s = time.monotonic()
         self._warnings: list[str] = []
@@ -56,6 +58,7 @@ class Cards:
         loads = [card.sample() for card in self.all]
         for card, before, now in zip(self.all, self.loads or loads, loads, strict=True):
             if bool(before.lost) != bool(now.lost):
+                self.losses += bool(now.lost)
                 logger().warning(
                     "gpu.lost" if now.lost else "gpu.back", gpu=card.label, why=now.lost
                 )

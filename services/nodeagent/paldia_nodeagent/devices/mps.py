@@ -50,14 +50,17 @@ class Mps:
         folder: Path,
         uuid: str,
         *,
-        check_every_s: float = _CHECK_EVERY_S,
+        call_limit_s: float = _CALL_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Do nothing yet. `folder` is for its directories alone."""
+        """Do nothing yet. `folder` is for its directories alone.
+
+        A call to the daemon has `call_limit_s` seconds.
+        """
         self._program = program
         self._folder = folder
         self._uuid = uuid
-        self._check_every_s = check_every_s
+        self._call_limit_s = call_limit_s
         self._clock = clock
         self._run: Path | None = None
         self._servers: set[int] = set()
@@ -106,7 +109,7 @@ class Mps:
         now_s = self._clock()
         if self.gave_up or now_s < self._next_s:
             return
-        self._next_s = now_s + self._check_every_s
+        self._next_s = now_s + _CHECK_EVERY_S
         if self._run is None:
             self._begin()
         elif fault := self._fault(self._run):
@@ -150,7 +153,7 @@ class Mps:
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
-                    timeout=_CALL_LIMIT_S,
+                    timeout=self._call_limit_s,
                     check=True,
                 )
             self._await_answer(run)
@@ -163,7 +166,7 @@ class Mps:
         logger().info("mps.started", gpu=self._uuid, folder=str(run))
 
     def _await_answer(self, run: Path) -> None:
-        end_s = time.monotonic() + _CALL_LIMIT_S
+        end_s = time.monotonic() + self._call_limit_s
         while fault := self._fault(run):
             if time.monotonic() > end_s:
                 raise UnavailableError(fault)
@@ -199,11 +202,11 @@ class Mps:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=_CALL_LIMIT_S,
+                timeout=self._call_limit_s,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise UnavailableError(f"it didn't answer within {_CALL_LIMIT_S:g} s") from error
+            raise UnavailableError(f"it didn't answer within {self._call_limit_s:g} s") from error
         except OSError as error:
             raise UnavailableError(f"{self._program} doesn't run: {error.strerror}") from error
         if answer.returncode != 0:

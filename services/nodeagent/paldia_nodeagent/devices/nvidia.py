@@ -36,7 +36,7 @@ class Gpus:
         self._mps: Mps | None = None
         self._obstacle = _obstacle(self._cards.all)
         self._shared = ""
-        self._was_lost = False
+        self._losses = self._cards.losses
         self._threads = [_Periodic("nvml", self._cards.sample)] if self._cards.all else []
         if self._cards.all and not self._obstacle:
             (card,) = self._cards.all
@@ -63,9 +63,9 @@ class Gpus:
 
     def _look_after(self, mps: Mps) -> None:
         if self._cards.lost():
-            self._was_lost = True
-        elif self._was_lost:
-            self._was_lost = False
+            return
+        if self._losses != self._cards.losses:
+            self._losses = self._cards.losses
             mps.replace("the GPU was lost for a while")
         elif not mps.gave_up:
             mps.look_after()
