@@ -91,6 +91,8 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
     def _listen(self, requests: Any) -> None:
         with contextlib.suppress(grpc.RpcError, Exception):
             for request in requests:
+                if request.HasField("node"):
+                    self.node = request.node
                 self.report = request.report
                 self.reports += 1
                 for item in request.report.deployments:

@@ -60,7 +60,12 @@ def daemon(stand_in: StandIn) -> psutil.Process:
 
 def tell(stand_in: StandIn, mps: Mps, command: str) -> None:
     subprocess.run(
-        [stand_in.program], input=command, text=True, env=mps.environment(0), check=True, timeout=20
+        [stand_in.program],
+        input=command,
+        text=True,
+        env=mps.environment(100),
+        check=True,
+        timeout=20,
     )
 
 
@@ -69,7 +74,7 @@ def test_it_is_started_for_its_card_and_ended(
 ) -> None:
     mps = mps_of()
     mps.start()
-    environment = mps.environment(0)
+    environment = mps.environment(100)
     told = daemon(stand_in).environ()
     assert environment["CUDA_VISIBLE_DEVICES"] == UUID
     assert {key: told[key] for key in environment} == environment
@@ -83,7 +88,7 @@ def test_it_is_started_for_its_card_and_ended(
     assert not mps.running
 
 
-@pytest.mark.parametrize(("percent", "told"), [(0, None), (1, "1"), (99, "99"), (100, None)])
+@pytest.mark.parametrize(("percent", "told"), [(1, "1"), (99, "99"), (100, None)])
 def test_a_share_is_a_limit_only_below_all(
     percent: int, told: str | None, mps_of: Callable[..., Mps]
 ) -> None:
@@ -116,8 +121,8 @@ def test_the_next_agent_replaces_a_daemon_that_does_not_answer(
     second = mps_of(limit_s=0.3)
     second.start()
     assert not psutil.pid_exists(hung.pid) or hung.status() == psutil.STATUS_ZOMBIE
-    assert second.environment(0)[PIPE] != first.environment(0)[PIPE]
-    assert not Path(first.environment(0)[PIPE]).exists()
+    assert second.environment(100)[PIPE] != first.environment(100)[PIPE]
+    assert not Path(first.environment(100)[PIPE]).exists()
 
 
 def test_the_next_agent_ends_the_daemon_of_another_card(
@@ -146,13 +151,13 @@ def test_after_a_fault_it_is_started_anew_elsewhere(
     mps = mps_of()
     mps.start()
     tell(stand_in, mps, "start_server -uid 0")
-    before = mps.environment(0)
+    before = mps.environment(100)
     daemon(stand_in).send_signal(signal.SIGKILL)
     clock.now_s += 5
     mps.look_after()
     assert "Cannot find MPS control daemon" in mps.trouble
     with pytest.raises(UnavailableError, match="Cannot find MPS"):
-        mps.environment(0)
+        mps.environment(100)
     # The orphaned server holds the card, and its clients are to leave.
     assert not stand_in.running()
     mps.look_after()
@@ -160,8 +165,8 @@ def test_after_a_fault_it_is_started_anew_elsewhere(
     clock.now_s += 1
     mps.look_after()
     assert not mps.trouble
-    assert mps.environment(0)[PIPE] != before[PIPE]
-    assert daemon(stand_in).environ()[PIPE] == mps.environment(0)[PIPE]
+    assert mps.environment(100)[PIPE] != before[PIPE]
+    assert daemon(stand_in).environ()[PIPE] == mps.environment(100)[PIPE]
 
 
 def test_a_server_that_dies_is_a_fault(

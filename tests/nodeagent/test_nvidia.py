@@ -234,12 +234,6 @@ def test_an_agent_keeps_to_the_gpus_that_are_its_own(
     assert ("CUDA_VISIBLE_DEVICES names -1" in "".join(one.ask("warnings"))) == (names == "-1")
 
 
-def figures(one: Machine, key: str) -> list[str]:
-    """Give all values that a figure of the first card has had."""
-    lines = one.file.read_text().splitlines()
-    return [line.partition("=")[2] for line in lines if line.startswith(f"0.{key}=")]
-
-
 FREE = {**T4, "processes": "none"}
 
 
@@ -256,9 +250,9 @@ def test_a_card_is_shared_under_mps_and_held_for_it_alone(
     assert environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
     (daemon,) = stand_in.running()
     assert daemon.environ()["CUDA_MPS_PIPE_DIRECTORY"] == environment["CUDA_MPS_PIPE_DIRECTORY"]
-    assert figures(one, "mode") == ["0", "3"]
+    assert one.values(0, "mode") == ["0", "3"]
     one.ask("stop")
-    assert figures(one, "mode") == ["0", "3", "0"]
+    assert one.values(0, "mode") == ["0", "3", "0"]
     assert not stand_in.running()
 
 
@@ -272,9 +266,9 @@ def test_the_compute_mode_survives_an_agent_that_is_killed(
     one.end()
     one.ask("start")
     assert one.ask("environment") == environment
-    assert figures(one, "mode") == ["0", "3"]
+    assert one.values(0, "mode") == ["0", "3"]
     one.ask("stop")
-    assert figures(one, "mode")[-1] == "0"
+    assert one.values(0, "mode")[-1] == "0"
 
 
 @pytest.mark.parametrize(
@@ -300,9 +294,9 @@ def test_a_card_that_cannot_be_held_is_shared_under_mps_all_the_same(
     assert "open to other processes" in warning
     assert said in warning
     assert one.ask("sm_shares") is True
-    assert "3" not in figures(one, "mode")
+    assert "3" not in one.values(0, "mode")
     one.ask("stop")
-    assert "3" not in figures(one, "mode")
+    assert "3" not in one.values(0, "mode")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +324,7 @@ def test_what_cannot_be_shared_under_mps_is_shared_in_time(
     uuids = ",".join(card["uuid"] for card in cards)
     assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": uuids}
     assert not stand_in.starts()
-    assert "3" not in figures(one, "mode")
+    assert "3" not in one.values(0, "mode")
 
 
 def test_without_the_program_a_card_is_shared_in_time(machine: Callable[..., Machine]) -> None:
@@ -368,7 +362,7 @@ def test_mps_that_keeps_failing_is_given_up_and_the_card_shared_in_time(
     assert warning.startswith("models share GPU 0 (Tesla T4) in time")
     assert "Out of luck" in warning
     assert one.ask("environment") == {"CUDA_VISIBLE_DEVICES": T4["uuid"]}
-    wait_until("others may use the card again", lambda: figures(one, "mode")[-1] == "0")
+    wait_until("others may use the card again", lambda: one.values(0, "mode")[-1] == "0")
 
 
 def test_mps_is_started_anew_for_a_card_that_came_back(

@@ -100,14 +100,17 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         on_change=link.wake,
     )
     reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)
-    node = describe_node(
-        cpu,
-        accelerators,
-        node_id=settings.node_id,
-        hardware=settings.hardware,
-        price_usd_per_hour=settings.price_usd_per_hour,
-        version=importlib.metadata.version("paldia"),
-    )
+    version = importlib.metadata.version("paldia")
+
+    def describe() -> agent_pb2.NodeInfo:
+        return describe_node(
+            cpu,
+            accelerators,
+            node_id=settings.node_id,
+            hardware=settings.hardware,
+            price_usd_per_hour=settings.price_usd_per_hour,
+            version=version,
+        )
 
     async def take(response: agent_pb2.ConnectAgentResponse) -> None:
         reconciler.want(allotments(response))
@@ -115,11 +118,12 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         artifacts.keep(reconciler.digests() | profiler.digests())
 
     try:
+        await asyncio.to_thread(accelerators.start)
         await look_for_triton(finder)
         reconciler.adopt(await launcher.take_over())
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            stream = tasks.create_task(link.run(node, reporter.report, take, ended))
+            stream = tasks.create_task(link.run(describe, reporter.report, take, ended))
             profiling = tasks.create_task(profiler.run())
             upkeep = tasks.create_task(keep_up(finder, throttle, on_change=link.wake))
             announce_ready(settings.ready_file, {"node_id": settings.node_id})
@@ -134,6 +138,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             await stream
     finally:
         throttle.stop()
+        await asyncio.to_thread(accelerators.stop)
         await link.close()
         home.close()
 

@@ -74,6 +74,12 @@ class Machine:
                 for key, value in figures.items()
             )
 
+    def values(self, card: int, key: str) -> list[str]:
+        """Give all values that a figure of a card has had."""
+        prefix = f"{card}.{key}="
+        lines = self.file.read_text().splitlines()
+        return [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+
     def ask(self, word: str) -> Any:
         if self._process is None:
             self._process = subprocess.Popen(

@@ -37,6 +37,8 @@ class Accelerators(Protocol):
     def environment(self, sm_percent: int) -> Mapping[str, str]:
         """Give what a model's Triton needs in its environment to run on them.
 
+        A process that was given something else is replaced, so it changes only for that.
+
         Args:
             sm_percent: the share of the streaming multiprocessors that it is held to, 1 to 100.
 

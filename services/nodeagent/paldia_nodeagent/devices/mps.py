@@ -27,7 +27,7 @@ PROGRAM = "nvidia-cuda-mps-control"
 _FAMILY = "nvidia-cuda-mps"
 _PIPE, _LOG, _CARDS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_VISIBLE_DEVICES"
 _ALL_SMS = 100
-_CHECK_EVERY_S = 5.0
+_CHECK_EVERY_S = 2.0
 _CALL_LIMIT_S = 5.0
 _DEATH_LIMIT_S = 5.0
 _POLL_S = 0.05
@@ -78,7 +78,7 @@ class Mps:
         return self._run is not None
 
     def environment(self, sm_percent: int) -> dict[str, str]:
-        """Give what attaches a process to it, held to a share of the SMs, 0 or 100 for none.
+        """Give what attaches a process to it, held to a share of the SMs.
 
         Raises:
             UnavailableError: it is being started anew.
@@ -87,7 +87,7 @@ class Mps:
         if run is None:
             raise UnavailableError(f"NVIDIA MPS is being started anew: {self.trouble}")
         limit = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(sm_percent)}
-        return self._directories(run) | (limit if 0 < sm_percent < _ALL_SMS else {})
+        return self._directories(run) | (limit if sm_percent < _ALL_SMS else {})
 
     def _directories(self, run: Path) -> dict[str, str]:
         return {_CARDS: self._uuid, _PIPE: str(run / "pipe"), _LOG: str(run / "log")}

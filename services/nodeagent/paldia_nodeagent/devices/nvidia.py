@@ -128,7 +128,7 @@ class Gpus:
         return said
 
     def environment(self, sm_percent: int) -> Mapping[str, str]:
-        """Give what a Triton gets to use the GPUs, held to `sm_percent` of the SMs, 0 for all.
+        """Give what a Triton gets to use the GPUs, held to `sm_percent` of the SMs.
 
         Raises:
             NotServableError: no GPU answers; the model would run without one otherwise.
@@ -142,7 +142,7 @@ class Gpus:
             lost = self._cards.lost()
             answering = [card.uuid for card in self._cards.all if card.uuid not in lost]
             return {"CUDA_VISIBLE_DEVICES": ",".join(answering)}
-        return self._mps.environment(sm_percent if self.sm_shares else 0)
+        return self._mps.environment(sm_percent if self.sm_shares else 100)
 
 
 def _known(card: Card) -> tuple[int, int]:
