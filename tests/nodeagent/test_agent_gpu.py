@@ -39,7 +39,8 @@ def start(
     agents = []
 
     def begin() -> Any:
-        agents.append(launch_agent(lone_controller, "node", environment=environment))
+        flags = ("--gpu-memory-share", "0.5")
+        agents.append(launch_agent(lone_controller, "node", *flags, environment=environment))
         return agents[-1]
 
     yield begin
@@ -62,6 +63,7 @@ def test_a_models_process_is_held_to_its_share_and_another_share_fails_no_reques
     told = before.environ()
     assert told[SHARE] == "30"
     assert told["CUDA_VISIBLE_DEVICES"] == T4["uuid"]
+    assert told["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=8192M"
     (daemon,) = stand_in.running()
     assert daemon.environ()[PIPE] == told[PIPE]
     for stub in before.children():
@@ -98,7 +100,12 @@ def test_the_gpu_is_reported_each_second(
 
 
 def test_the_next_agent_adopts_mps_with_what_is_attached_to_it(
-    start: Any, lone_controller: Any, stand_in: StandIn, make_model: Any, wait_until: Any
+    start: Any,
+    lone_controller: Any,
+    stand_in: StandIn,
+    make_model: Any,
+    wait_until: Any,
+    tmp_path: Path,
 ) -> None:
     controller, agent = lone_controller, start()
     digest = controller.publish(make_model("kept"))
@@ -106,12 +113,16 @@ def test_the_next_agent_adopts_mps_with_what_is_attached_to_it(
     before = controller.wait_status("kept", READY).endpoint
     pids = agent.triton_of("kept").pid, stand_in.running()[0].pid
     agent.kill()
+    # Or between making a folder and starting the daemon in it.
+    half = tmp_path / "node" / "mps" / "half"
+    (half / "pipe").mkdir(parents=True)
     agent = start()
     assert controller.wait_status("kept", READY).endpoint == before
     reports = controller.reports
     wait_until("it goes on like that", lambda: controller.reports > reports + 2)
     assert (agent.triton_of("kept").pid, stand_in.running()[0].pid) == pids
-    assert len(agent.records) == len(stand_in.starts()) == 1
+    assert len(agent.records) == len(stand_in.starts()) == len(stand_in.running()) == 1
+    assert not half.exists()
 
 
 def test_what_was_attached_to_a_daemon_that_died_is_replaced(
@@ -130,18 +141,6 @@ def test_what_was_attached_to_a_daemon_that_died_is_replaced(
     told = agent.triton_of("moved").environ()
     assert (told[PIPE], told[SHARE]) == (again.environ()[PIPE], "30")
     assert again.pid != daemon.pid
-
-
-def test_an_agent_killed_while_it_starts_mps_leaves_nothing_double(
-    start: Any, lone_controller: Any, stand_in: StandIn, tmp_path: Path, wait_until: Any
-) -> None:
-    start().kill()
-    # As if it had been killed between making a folder and starting the daemon in it.
-    (tmp_path / "node" / "mps" / "half" / "pipe").mkdir(parents=True)
-    (daemon,) = stand_in.running()
-    start()
-    assert [process.pid for process in stand_in.running()] == [daemon.pid]
-    assert not (tmp_path / "node" / "mps" / "half").exists()
 
 
 async def test_a_node_is_introduced_again_when_it_is_not_what_it_was(

@@ -97,6 +97,17 @@ def test_a_share_is_a_limit_only_below_all(
     assert mps.environment(percent).get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == told
 
 
+def test_a_process_is_held_to_its_memory(
+    mps_of: Callable[..., Mps], stand_in: StandIn, tmp_path: Path
+) -> None:
+    mps = mps_of()
+    mps.start()
+    assert "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT" not in mps.environment(100)
+    held = Mps(str(stand_in.program), tmp_path / "mps", UUID, memory_limit_bytes=12 << 30)
+    held.start()
+    assert held.environment(30)["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=12288M"
+
+
 def test_the_next_agent_adopts_a_healthy_daemon(
     mps_of: Callable[..., Mps], stand_in: StandIn
 ) -> None:

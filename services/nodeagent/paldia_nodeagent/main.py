@@ -67,13 +67,19 @@ class NodeAgentSettings(ServiceSettings):
     load_limit_s: float = Field(
         default=60.0, gt=0, le=3600, description="time a model may take to load"
     )
+    gpu_memory_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of a GPU's memory that one model may take, where MPS runs",
+    )
 
 
 async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     """Run the agent until `stop`, then end all it runs."""
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
-    cpu, accelerators = Cpu(), Gpus(home.mps)
+    cpu, accelerators = Cpu(), Gpus(home.mps, memory_share=settings.gpu_memory_share)
     finder = RuntimeFinder(settings.tritonserver, home.backends)
     throttle = Throttle(settings.slowdown)
     launcher = Launcher(

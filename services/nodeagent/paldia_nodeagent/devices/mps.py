@@ -50,16 +50,19 @@ class Mps:
         folder: Path,
         uuid: str,
         *,
+        memory_limit_bytes: int = 0,
         call_limit_s: float = _CALL_LIMIT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Do nothing yet. `folder` is for its directories alone.
 
-        A call to the daemon has `call_limit_s` seconds.
+        A process may take `memory_limit_bytes` of the card's memory, 0 for all of it; a call to
+        the daemon has `call_limit_s` seconds.
         """
         self._program = program
         self._folder = folder
         self._uuid = uuid
+        self._memory_limit_bytes = memory_limit_bytes
         self._call_limit_s = call_limit_s
         self._clock = clock
         self._run: Path | None = None
@@ -86,8 +89,13 @@ class Mps:
         run = self._run
         if run is None:
             raise UnavailableError(f"NVIDIA MPS is being started anew: {self.trouble}")
-        limit = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(sm_percent)}
-        return self._directories(run) | (limit if sm_percent < _ALL_SMS else {})
+        limits = {}
+        if sm_percent < _ALL_SMS:
+            limits["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(sm_percent)
+        if self._memory_limit_bytes:
+            # Of the first card that it sees, which is its only one.
+            limits["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={self._memory_limit_bytes >> 20}M"
+        return self._directories(run) | limits
 
     def _directories(self, run: Path) -> dict[str, str]:
         return {_CARDS: self._uuid, _PIPE: str(run / "pipe"), _LOG: str(run / "log")}

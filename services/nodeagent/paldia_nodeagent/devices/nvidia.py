@@ -30,8 +30,16 @@ _SHARES_FROM = (7, 0)
 class Gpus:
     """The GPUs that this agent is to use; satisfies `Accelerators`."""
 
-    def __init__(self, folder: Path, cards: Cards | None = None) -> None:
-        """See which there are. `folder` is for MPS alone."""
+    def __init__(
+        self, folder: Path, cards: Cards | None = None, *, memory_share: float = 1.0
+    ) -> None:
+        """See which there are.
+
+        Args:
+            folder: for MPS alone.
+            cards: what NVML knows; asked if it isn't given.
+            memory_share: part of a card's memory that one process may take, as MPS sees to it.
+        """
         self._cards = cards or Cards()
         self._mps: Mps | None = None
         self._obstacle = _obstacle(self._cards.all)
@@ -40,7 +48,13 @@ class Gpus:
         self._threads = [_Periodic("nvml", self._cards.sample)] if self._cards.all else []
         if self._cards.all and not self._obstacle:
             (card,) = self._cards.all
-            mps = self._mps = Mps(shutil.which(PROGRAM) or PROGRAM, folder, card.uuid)
+            limit_bytes = int(memory_share * card.description.memory_bytes)
+            mps = self._mps = Mps(
+                shutil.which(PROGRAM) or PROGRAM,
+                folder,
+                card.uuid,
+                memory_limit_bytes=limit_bytes if memory_share < 1 else 0,
+            )
             self._exclusive = ExclusiveMode(card, folder / "compute_mode")
             self._threads.append(_Periodic("mps", lambda: self._look_after(mps)))
 
