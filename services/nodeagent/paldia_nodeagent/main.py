@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -106,17 +107,15 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         on_change=link.wake,
     )
     reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)
-    version = importlib.metadata.version("paldia")
-
-    def describe() -> agent_pb2.NodeInfo:
-        return describe_node(
-            cpu,
-            accelerators,
-            node_id=settings.node_id,
-            hardware=settings.hardware,
-            price_usd_per_hour=settings.price_usd_per_hour,
-            version=version,
-        )
+    node = functools.partial(
+        describe_node,
+        cpu,
+        accelerators,
+        node_id=settings.node_id,
+        hardware=settings.hardware,
+        price_usd_per_hour=settings.price_usd_per_hour,
+        version=importlib.metadata.version("paldia"),
+    )
 
     async def take(response: agent_pb2.ConnectAgentResponse) -> None:
         reconciler.want(allotments(response))
@@ -129,7 +128,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         reconciler.adopt(await launcher.take_over())
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            stream = tasks.create_task(link.run(describe, reporter.report, take, ended))
+            stream = tasks.create_task(link.run(node, reporter.report, take, ended))
             profiling = tasks.create_task(profiler.run())
             upkeep = tasks.create_task(keep_up(finder, throttle, on_change=link.wake))
             announce_ready(settings.ready_file, {"node_id": settings.node_id})
