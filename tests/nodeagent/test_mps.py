@@ -263,6 +263,20 @@ def test_a_path_too_long_for_a_socket_is_told_with_the_cure(
     assert "--data-dir" in mps.trouble
 
 
+def test_a_folder_that_cannot_be_made_is_a_failure_like_others(
+    mps_of: Callable[..., Mps], tmp_path: Path, clock: Time
+) -> None:
+    blocked = tmp_path / "mps"
+    blocked.write_text("in the way")
+    mps = mps_of()
+    mps.start()
+    assert "Not a directory" in mps.trouble
+    blocked.unlink()
+    clock.now_s += 1
+    mps.look_after()
+    assert mps.running
+
+
 def test_without_the_program_it_says_so(tmp_path: Path, clock: Time, stand_in: StandIn) -> None:
     mps = Mps(str(tmp_path / "missing"), tmp_path / "mps", UUID, clock=clock)
     mps.start()

@@ -169,6 +169,25 @@ def test_a_card_that_falls_off_the_bus_is_lost_alone_and_comes_back(
     assert "GPU 1" not in "".join(one.ask("warnings"))
 
 
+def test_a_driver_that_hangs_holds_up_nobody(
+    machine: Callable[..., Machine], wait_until: Any
+) -> None:
+    one = machine(T4)
+    one.ask("impatient")
+    one.ask("start")
+    wait_until("figures", lambda: "sm" in one.ask("utilisation")[0])
+    one.set(None, hangs=1)
+    wait_until("they are unknown", lambda: one.ask("utilisation") == [{"uuid": T4["uuid"]}])
+    assert "the NVIDIA driver hasn't answered" in "".join(one.ask("warnings"))
+    one.set(None, hangs=0)
+    wait_until("figures", lambda: "sm" in one.ask("utilisation")[0])
+    assert "hasn't answered" not in "".join(one.ask("warnings"))
+    one.set(None, hangs=1)
+    wait_until("they are unknown", lambda: one.ask("utilisation") == [{"uuid": T4["uuid"]}])
+    # And the agent can be stopped all the same.
+    assert one.ask("stop") is None
+
+
 def test_without_any_card_that_answers_no_model_is_let_run_on_the_cpu(
     machine: Callable[..., Machine],
 ) -> None:

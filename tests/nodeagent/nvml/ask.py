@@ -22,8 +22,9 @@ def answer(gpus: Gpus, cards: Cards, word: str) -> object:
         case "describe":
             found = gpus.describe()
             return [MessageToDict(gpu, preserving_proto_field_name=True) for gpu in found]
-        case "sample":
-            cards.sample()
+        case "sample" | "utilisation":
+            if word == "sample":
+                cards.sample()
             loads = gpus.utilisation()
             return [MessageToDict(load, preserving_proto_field_name=True) for load in loads]
         case "environment":
@@ -31,6 +32,9 @@ def answer(gpus: Gpus, cards: Cards, word: str) -> object:
                 return dict(gpus.environment(30))
             except PaldiaError as error:
                 return str(error)
+        case "impatient":
+            nvidia._SILENCE_MOST_S, nvidia._JOIN_LIMIT_S = 0.3, 0.3
+            return None
         case "start" | "stop":
             return getattr(gpus, word)()
         case _:

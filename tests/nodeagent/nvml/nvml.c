@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4,
        INSUFFICIENT_SIZE = 7, TIMEOUT = 10, CARDS = 8, SETS = 64 };
@@ -55,6 +56,7 @@ static int check(device *of) {
     int code;
     if (!open_count) return UNINITIALIZED;
     if (of < devices || of >= devices + CARDS || of->generation != generation) return INVALID;
+    while (number("hangs", 0)) usleep(10000);
     code = (int)number("broken", 0);
     if (code) return code;
     code = (int)number(key_of(of, "lost"), 0);

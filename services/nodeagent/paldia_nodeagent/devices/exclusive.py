@@ -38,8 +38,11 @@ class ExclusiveMode:
         if load.processes.processes:
             pids = ", ".join(str(process.pid) for process in load.processes.processes)
             return f"it was in use when MPS started, by process {pids}"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self._path, str(mode))
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self._path, str(mode))
+        except OSError as error:
+            return f"what it was couldn't be written to {self._path}: {error.strerror}"
         refusal = self._card.set_compute_mode(_EXCLUSIVE)
         if refusal:
             self._path.unlink()

@@ -143,10 +143,10 @@ class Mps:
     def _begin(self) -> None:
         run = self._folder / secrets.token_hex(3)
         environment = self._directories(run)
-        (run / "pipe").mkdir(parents=True)
-        (run / "log").mkdir()
         said = run / "said"
         try:
+            (run / "pipe").mkdir(parents=True)
+            (run / "log").mkdir()
             if len(os.fsencode(environment[_PIPE])) > _PIPE_PATH_MOST:
                 raise UnavailableError(
                     f"{environment[_PIPE]} is too long for a socket; give the agent a --data-dir "

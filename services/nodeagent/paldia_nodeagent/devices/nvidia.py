@@ -68,10 +68,14 @@ class Gpus:
 
     def stop(self) -> None:
         """End MPS, put the compute mode back and let the driver go. Nothing may use the GPUs."""
-        for thread in self._threads:
-            thread.stop()
+        hung = [thread.name for thread in self._threads if not thread.stop()]
         if self._mps is not None:
             self._mps.stop()
+        if hung:
+            # Whoever asks a driver that hangs hangs too.
+            logger().error("gpu.left_as_it_is", hung=hung)
+            return
+        if self._mps is not None:
             self._exclusive.give_back()
         self._cards.close()
 
@@ -189,6 +193,7 @@ class _Periodic:
     """Does something each second in a thread that ends with the process at the latest."""
 
     def __init__(self, name: str, act: Callable[[], None]) -> None:
+        self.name = name
         self._act = act
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -196,11 +201,12 @@ class _Periodic:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Let it end; one that hangs is left behind."""
+    def stop(self) -> bool:
+        """Let it end; False if it hangs, and is left behind."""
         self._end.set()
         if self._thread.is_alive():
             self._thread.join(_JOIN_LIMIT_S)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._end.wait(_EVERY_S):
@@ -208,4 +214,4 @@ class _Periodic:
                 self._act()
             except Exception as error:
                 # Whatever it is, the next look must not be missed.
-                logger().error("gpu.watch_failed", watch=self._thread.name, exc_info=error)
+                logger().error("gpu.watch_failed", watch=self.name, exc_info=error)
