@@ -146,7 +146,7 @@ def _await_nodes(client: Client, count: int) -> None:
         if time.monotonic() > deadline_s:
             raise ExpiredError(f"only {len(nodes)} of {count} nodes connected in {_CONNECT_S:g} s")
         time.sleep(_POLL_S)
-    show(render.nodes(nodes))
+    show(*render.nodes(nodes))
 
 
 def _deploy_samples(stage: _Stage) -> None:

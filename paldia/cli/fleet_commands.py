@@ -22,7 +22,7 @@ def nodes(controller: Controller = None, as_json: AsJson = False) -> None:
     """List the nodes with their hardware, price, load and models."""
     with Client(controller) as client:
         found = client.nodes()
-    print_json({"nodes": found}) if as_json else show(render.nodes(found))
+    print_json({"nodes": found}) if as_json else show(*render.nodes(found))
 
 
 def drain(

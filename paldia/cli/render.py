@@ -8,6 +8,7 @@ from datetime import datetime
 from rich.console import RenderableType
 from rich.table import Table
 
+from paldia.cli import render_gpus
 from paldia.cli.output import table
 from paldia.client import (
     BatchShare,
@@ -100,15 +101,19 @@ def served(model: Model) -> str:
     return "\n".join([line, *(f"  {note}" for note in model_notes(model))])
 
 
-def nodes(found: Sequence[Node]) -> RenderableType:
-    """One line for each node."""
+def nodes(found: Sequence[Node]) -> list[RenderableType]:
+    """Give a line for each node, one for each GPU, and what else is worth knowing of them."""
     if not found:
-        return "no nodes; start one with paldia-nodeagent"
+        return ["no nodes; start one with paldia-nodeagent"]
     headings = (
         *("NODE", "HARDWARE", "STATE", ">USD/H", ">USD", ">WH", "CORES IN USE", ">MEMORY GB"),
         *("GPUS", "MODELS", "PROBLEM"),
     )
-    return table(headings, [_node_row(node) for node in found])
+    return [
+        table(headings, [_node_row(node) for node in found]),
+        *render_gpus.gpus(found),
+        *(f"{node.node_id}: {warning}" for node in found for warning in node.warnings),
+    ]
 
 
 def _node_row(node: Node) -> tuple[str, ...]:
@@ -146,7 +151,7 @@ def status(found: ClusterStatus) -> list[RenderableType]:
         *([f"energy     {_energy(found)} Wh so far"] if found.energy_j else []),
         f"decisions  {found.decisions}, of which {found.moves} moved a model",
         "",
-        nodes(found.nodes),
+        *nodes(found.nodes),
         models(found.models),
     ]
 

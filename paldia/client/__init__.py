@@ -33,13 +33,13 @@ from paldia.client.decisions import (
     Record,
     RecordedStep,
 )
+from paldia.client.gpus import Gpu, GpuFault, GpuProcess
 from paldia.client.results import (
     BatchShare,
     ClusterStatus,
     DeployProgress,
     Failure,
     Frontend,
-    Gpu,
     LatencyPoint,
     Model,
     ModelChange,
@@ -67,6 +67,8 @@ __all__ = [
     "Failure",
     "Frontend",
     "Gpu",
+    "GpuFault",
+    "GpuProcess",
     "LatencyPoint",
     "Model",
     "ModelChange",

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from paldia.api import convert, machines
 from paldia.api.v1 import control_pb2, types_pb2
-from paldia.client import decisions, results
+from paldia.client import decisions, decode_gpus, results
 from paldia.core.types import Slo
 
 Kind = TypeVar("Kind", bound=enum.Enum)
@@ -95,7 +95,7 @@ def node(message: types_pb2.Node) -> results.Node:
         memory_bytes=hardware.memory_bytes,
         cpu_utilisation=message.utilisation.cpu,
         memory_used_bytes=message.utilisation.memory_used_bytes,
-        gpus=tuple(_gpu(gpu, load.get(gpu.uuid)) for gpu in hardware.gpus),
+        gpus=tuple(decode_gpus.gpu(it, load.get(it.uuid)) for it in hardware.gpus),
         models=tuple(message.models),
         problem=message.problem,
         last_report_at=_moment(message, "last_report_at"),
@@ -105,17 +105,7 @@ def node(message: types_pb2.Node) -> results.Node:
         rated_watts=hardware.rated_watts,
         energy_j=message.energy_joules,
         estimated_energy_j=message.estimated_energy_joules,
-    )
-
-
-def _gpu(message: types_pb2.Gpu, load: types_pb2.GpuUtilisation | None) -> results.Gpu:
-    return results.Gpu(
-        uuid=message.uuid,
-        name=message.name,
-        memory_bytes=message.memory_bytes,
-        memory_used_bytes=_optional(load, "memory_used_bytes"),
-        sm_utilisation=_optional(load, "sm"),
-        power_watts=_optional(load, "power_watts"),
+        warnings=tuple(message.warnings),
     )
 
 
@@ -251,10 +241,6 @@ def _known(kind: type[Kind], names: Any, prefix: str, number: int) -> Kind:
     """Give the enum member of the number's name, less its prefix, in lower case."""
     name = names.Name(number).removeprefix(prefix).lower() if number in names.values() else ""
     return kind(name) if name in {member.value for member in kind} else kind("unknown")
-
-
-def _optional(message: Any, field: str) -> Any:
-    return getattr(message, field) if message is not None and message.HasField(field) else None
 
 
 def _moment(message: Any, field: str) -> datetime | None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from paldia.client.gpus import Gpu
 from paldia.core.types import NodeState, OverloadPolicy, Slo
 
 
@@ -110,18 +111,6 @@ class ModelChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU, with its load where it is known."""
-
-    uuid: str
-    name: str
-    memory_bytes: int
-    memory_used_bytes: int | None
-    sm_utilisation: float | None
-    power_watts: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Node:
     """A machine of the fleet; `cpu_utilisation` is the share of its cores in use.
 
@@ -148,6 +137,7 @@ class Node:
     rated_watts: float = 0.0
     energy_j: float = 0.0
     estimated_energy_j: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from paldia.client import (
     Demand,
     Explanation,
     Failure,
+    Gpu,
+    GpuFault,
+    GpuProcess,
     LatencyPoint,
     Model,
     ModelPhase,
@@ -253,9 +256,51 @@ def test_energy_says_whether_it_is_estimated(energy_j: float, estimated_j: float
 
 
 def test_nodes_tell_their_state_and_no_energy_that_is_unknown():
-    text = as_text(render.nodes([NODE]))
+    text = as_text(*render.nodes([NODE]))
     assert "activating" in cells(text, "n1")
     assert "WH" not in text
+
+
+T4 = Gpu(
+    uuid="GPU-1",
+    name="Tesla T4",
+    memory_bytes=16 * 10**9,
+    memory_used_bytes=3 * 10**9,
+    sm_utilisation=0.25,
+    power_watts=41.5,
+    index=0,
+    compute_capability="7.5",
+    throttled_by=("power cap", "heat (driver)"),
+    uncorrected_errors=2,
+    fault_count=3,
+    faults=(GpuFault(31, NOW), GpuFault(79, NOW)),
+    processes=(GpuProcess(41, 1 << 30),),
+)
+
+
+def test_gpus_show_what_is_measured_and_what_is_wrong():
+    node = dataclasses.replace(NODE, gpus=(T4,), warnings=("models share the GPU in time",))
+    text = as_text(*render.nodes([node]))
+    for shown in ("Tesla T4 (7.5)", "25%", "3.0/16.0", "power cap, heat (driver)"):
+        assert shown in text
+    assert "2 uncorrected memory errors; 3 faults, the last with XID 79" in text
+    assert "n1: models share the GPU in time" in text
+    # What no card tells has no column.
+    assert "°C" not in text
+    assert "MEMORY BUSY" not in text
+
+
+def test_a_lost_gpu_says_why_and_shows_no_figures():
+    lost = dataclasses.replace(T4, sm_utilisation=None, lost="GPU is lost")
+    text = as_text(*render.nodes([dataclasses.replace(NODE, gpus=(lost,))]))
+    assert "lost: GPU is lost" in text
+    assert "0%" not in text.partition("Tesla")[2]
+
+
+def test_gpus_that_nothing_is_known_of_have_no_table():
+    parked = Gpu("", "Tesla T4", 16 << 30, None, None, None)
+    text = as_text(*render.nodes([dataclasses.replace(NODE, gpus=(parked,))]))
+    assert text.count("Tesla T4") == 1
 
 
 def test_text_for_a_pipe_is_never_wrapped():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paldia.api.v1 import types_pb2 as pb
-from paldia.client import decode
+from paldia.client import GpuProcess, decode
 from paldia.client.deploying import judge
 from paldia.client.results import ModelPhase, PlacementState
 from paldia.core.errors import ConflictError, NotServableError
@@ -87,4 +87,12 @@ def test_absent_figures_are_none():
     message.utilisation.gpus.add(uuid="u", sm=0.5)
     (gpu,) = decode.node(message).gpus
     assert (gpu.sm_utilisation, gpu.memory_used_bytes, gpu.power_watts) == (0.5, None, None)
+    assert gpu.throttled_by is gpu.fault_count is gpu.processes is gpu.index is gpu.mig is None
+    message.utilisation.gpus[0].throttling.SetInParent()
+    message.utilisation.gpus[0].faults.SetInParent()
+    message.utilisation.gpus[0].processes.processes.add(pid=7)
+    message.hardware.gpus[0].index = 0
+    (gpu,) = decode.node(message).gpus
+    assert (gpu.throttled_by, gpu.fault_count, gpu.index) == ((), 0, 0)
+    assert gpu.processes == (GpuProcess(7, None),)
     assert decode.node(message).last_report_at is None

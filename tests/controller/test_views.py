@@ -242,6 +242,29 @@ async def test_a_node_shows_what_it_cost_as_last_saved(world: World) -> None:
     assert (node.cost_usd, node.energy_joules, node.estimated_energy_joules) == (2.5, 42.0, 12.0)
 
 
+async def test_a_node_shows_what_its_agent_warns_of(world: World) -> None:
+    world.node("n")
+    session = world.observer.agents["n"]
+    world.observer.agent_reported(session, agent_pb2.NodeReport(warnings=["no MPS", "no light"]))
+    assert list(world.views.node("n").warnings) == ["no MPS", "no light"]
+
+
+async def test_a_node_that_loses_its_shares_of_the_sms_says_so_on_its_way(world: World) -> None:
+    world.node("n", gpus=[GPU], sm_shares=True)
+    session = world.observer.agents["n"]
+    told = agent_pb2.NodeInfo()
+    told.CopyFrom(session.info)
+    told.hardware.sm_shares = False
+    seen = world.observer.changed.count
+    world.observer.agent_changed(session, told)
+    (node,) = world.observer.nodes()
+    assert not node.hardware.sm_shares
+    assert world.observer.changed.count > seen
+    other = agent_pb2.NodeInfo(node_id="other", hardware=told.hardware)
+    with pytest.raises(InvalidArgumentError, match="another"):
+        world.observer.agent_changed(session, other)
+
+
 async def test_the_planner_sees_all_of_a_machine(world: World) -> None:
     world.node(
         "n",

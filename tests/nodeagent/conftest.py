@@ -25,6 +25,8 @@ import pytest
 from paldia.api import artifact, convert
 from paldia.api.v1 import agent_pb2, agent_pb2_grpc
 from paldia.api.v1 import types_pb2 as pb
+from tests.nodeagent.mps.install import StandIn, installed
+from tests.nodeagent.nvml.machine import compile_nvml
 
 Condition = Callable[[], Any]
 
@@ -89,6 +91,8 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
     def _listen(self, requests: Any) -> None:
         with contextlib.suppress(grpc.RpcError, Exception):
             for request in requests:
+                if request.HasField("node"):
+                    self.node = request.node
                 self.report = request.report
                 self.reports += 1
                 for item in request.report.deployments:
@@ -273,6 +277,26 @@ def run_agent(
 
     poll_until(f"the agent is ready ({log})", announced)
     return Agent(process, data_dir, log)
+
+
+@pytest.fixture(scope="session")
+def build_nvml(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compiles an NVML, once for each set of flags."""
+    built: dict[tuple[str, ...], Path] = {}
+
+    def build(*flags: str) -> Path:
+        if flags not in built:
+            built[flags] = compile_nvml(tmp_path_factory.mktemp("nvml"), *flags)
+        return built[flags]
+
+    return build
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[StandIn]:
+    """A stand-in for MPS, with nothing of it running yet."""
+    with installed(tmp_path / "standin") as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,14 @@
-"""Cores, memory, GPUs, the data folder, and what Triton needs to find here."""
+"""Cores, memory, the data folder, and what Triton needs to find here."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from paldia_nodeagent.cores import parse_cores, pin
 from paldia_nodeagent.devices.cpu import Cpu, find_memory_limit
-from paldia_nodeagent.devices.nvidia import Gpus
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.ledger import Ledger, Record
 from paldia_nodeagent.runtime import RuntimeFinder, check_numpy, find_runtime
@@ -53,65 +50,6 @@ def test_a_control_group_with_less_memory_rules(tmp_path: Path) -> None:
     assert cpu.memory_used_bytes() == 400_000
     (tmp_path / "memory.max").write_text("max\n")
     assert find_memory_limit(tmp_path) is None
-
-
-class Nvml:
-    """NVML as cards show it that can't tell everything."""
-
-    class NVMLError(Exception):
-        """As NVML has it."""
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        pass
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 3
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        if index == 1:
-            raise self.NVMLError("fell off the bus")
-        return index
-
-    def nvmlDeviceGetUUID(self, handle: int) -> bytes | str:  # noqa: N802
-        return b"GPU-0" if handle == 0 else "GPU-2"
-
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return "Tesla M60"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(total=8 << 30, used=0)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
-        if handle == 0:
-            raise self.NVMLError("not supported")
-        return SimpleNamespace(gpu=25)
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:  # noqa: N802
-        raise self.NVMLError("not supported")
-
-
-def test_what_a_gpu_does_not_tell_is_unknown_not_0() -> None:
-    gpus = Gpus(Nvml())
-    assert [(gpu.uuid, gpu.memory_bytes) for gpu in gpus.describe()] == [
-        ("GPU-0", 8 << 30),
-        ("GPU-2", 8 << 30),
-    ]
-    first, second = gpus.utilisation()
-    assert not first.HasField("sm")
-    assert not first.HasField("power_watts")
-    assert first.HasField("memory_used_bytes")
-    assert second.sm == 0.25
-
-
-def test_without_a_driver_there_are_no_gpus() -> None:
-    class NoDriver(Nvml):
-        def nvmlInit(self) -> None:  # noqa: N802
-            raise self.NVMLError("no driver")
-
-    assert Gpus(NoDriver()).describe() == []
-    assert Gpus(NoDriver()).utilisation() == []
-    # The real library, whether or not there is a GPU here.
-    assert len(Gpus().describe()) == len(Gpus().utilisation())
 
 
 def test_a_data_folder_has_one_agent_and_one_identity(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ConnectAgentRequest(_message.Message):
-    """Who the node is (first message) and how it is (every second)."""
+    """Who the node is (first message, and again when that changes) and how it is (every second)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -472,28 +472,54 @@ Global___Hardware: _TypeAlias = Hardware  # noqa: Y015
 
 @_typing.final
 class Gpu(_message.Message):
-    """A GPU as NVML describes it."""
+    """A GPU as NVML describes it; what is absent or empty is unknown."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     UUID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    DRIVER_VERSION_FIELD_NUMBER: _builtins.int
+    CUDA_VERSION_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
+    MIG_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     name: _builtins.str
     memory_bytes: _builtins.int
+    index: _builtins.int
+    """Its place in the driver's order, as nvidia-smi shows it."""
+    driver_version: _builtins.str
+    cuda_version: _builtins.str
+    """Newest CUDA that the driver can run."""
+    compute_capability: _builtins.str
+    """Such as `7.5`."""
+    mig: _builtins.bool
+    """Whether it is split into instances (MIG)."""
     def __init__(
         self,
         *,
         uuid: _builtins.str = ...,
         name: _builtins.str = ...,
         memory_bytes: _builtins.int = ...,
+        index: _builtins.int | None = ...,
+        driver_version: _builtins.str = ...,
+        cuda_version: _builtins.str = ...,
+        compute_capability: _builtins.str = ...,
+        mig: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_mig", b"_mig", "index", b"index", "mig", b"mig"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_index", b"_index", "_mig", b"_mig", "compute_capability", b"compute_capability", "cuda_version", b"cuda_version", "driver_version", b"driver_version", "index", b"index", "memory_bytes", b"memory_bytes", "mig", b"mig", "name", b"name", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__index: _TypeAlias = _typing.Literal["index"]  # noqa: Y015
+    _WhichOneofArgType__index: _TypeAlias = _typing.Literal["_index", b"_index"]  # noqa: Y015
+    _WhichOneofReturnType__mig: _TypeAlias = _typing.Literal["mig"]  # noqa: Y015
+    _WhichOneofArgType__mig: _TypeAlias = _typing.Literal["_mig", b"_mig"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__index) -> _WhichOneofReturnType__index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mig) -> _WhichOneofReturnType__mig | None: ...
 
 Global___Gpu: _TypeAlias = Gpu  # noqa: Y015
 
@@ -536,10 +562,39 @@ class GpuUtilisation(_message.Message):
     SM_FIELD_NUMBER: _builtins.int
     MEMORY_USED_BYTES_FIELD_NUMBER: _builtins.int
     POWER_WATTS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    SM_CLOCK_HERTZ_FIELD_NUMBER: _builtins.int
+    MEMORY_CLOCK_HERTZ_FIELD_NUMBER: _builtins.int
+    THROTTLING_FIELD_NUMBER: _builtins.int
+    CORRECTED_ERRORS_FIELD_NUMBER: _builtins.int
+    UNCORRECTED_ERRORS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     uuid: _builtins.str
     sm: _builtins.float
     memory_used_bytes: _builtins.int
     power_watts: _builtins.float
+    memory: _builtins.float
+    """Share of the time in which its memory was read or written."""
+    energy_joules: _builtins.float
+    """Energy drawn since the driver was loaded."""
+    temperature_celsius: _builtins.float
+    sm_clock_hertz: _builtins.float
+    memory_clock_hertz: _builtins.float
+    corrected_errors: _builtins.int
+    """ECC errors since the driver was loaded."""
+    uncorrected_errors: _builtins.int
+    lost: _builtins.str
+    """Why it doesn't answer, such as that it fell off the bus; empty if it does."""
+    @_builtins.property
+    def throttling(self) -> Global___GpuThrottling: ...
+    @_builtins.property
+    def faults(self) -> Global___GpuFaults: ...
+    @_builtins.property
+    def processes(self) -> Global___GpuProcesses: ...
     def __init__(
         self,
         *,
@@ -547,25 +602,189 @@ class GpuUtilisation(_message.Message):
         sm: _builtins.float | None = ...,
         memory_used_bytes: _builtins.int | None = ...,
         power_watts: _builtins.float | None = ...,
+        memory: _builtins.float | None = ...,
+        energy_joules: _builtins.float | None = ...,
+        temperature_celsius: _builtins.float | None = ...,
+        sm_clock_hertz: _builtins.float | None = ...,
+        memory_clock_hertz: _builtins.float | None = ...,
+        throttling: Global___GpuThrottling | None = ...,
+        corrected_errors: _builtins.int | None = ...,
+        uncorrected_errors: _builtins.int | None = ...,
+        faults: Global___GpuFaults | None = ...,
+        processes: Global___GpuProcesses | None = ...,
+        lost: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "_sm", b"_sm", "memory_used_bytes", b"memory_used_bytes", "power_watts", b"power_watts", "sm", b"sm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_corrected_errors", b"_corrected_errors", "_energy_joules", b"_energy_joules", "_memory", b"_memory", "_memory_clock_hertz", b"_memory_clock_hertz", "_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "_sm", b"_sm", "_sm_clock_hertz", b"_sm_clock_hertz", "_temperature_celsius", b"_temperature_celsius", "_uncorrected_errors", b"_uncorrected_errors", "corrected_errors", b"corrected_errors", "energy_joules", b"energy_joules", "faults", b"faults", "memory", b"memory", "memory_clock_hertz", b"memory_clock_hertz", "memory_used_bytes", b"memory_used_bytes", "power_watts", b"power_watts", "processes", b"processes", "sm", b"sm", "sm_clock_hertz", b"sm_clock_hertz", "temperature_celsius", b"temperature_celsius", "throttling", b"throttling", "uncorrected_errors", b"uncorrected_errors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "_sm", b"_sm", "memory_used_bytes", b"memory_used_bytes", "power_watts", b"power_watts", "sm", b"sm", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrected_errors", b"_corrected_errors", "_energy_joules", b"_energy_joules", "_memory", b"_memory", "_memory_clock_hertz", b"_memory_clock_hertz", "_memory_used_bytes", b"_memory_used_bytes", "_power_watts", b"_power_watts", "_sm", b"_sm", "_sm_clock_hertz", b"_sm_clock_hertz", "_temperature_celsius", b"_temperature_celsius", "_uncorrected_errors", b"_uncorrected_errors", "corrected_errors", b"corrected_errors", "energy_joules", b"energy_joules", "faults", b"faults", "lost", b"lost", "memory", b"memory", "memory_clock_hertz", b"memory_clock_hertz", "memory_used_bytes", b"memory_used_bytes", "power_watts", b"power_watts", "processes", b"processes", "sm", b"sm", "sm_clock_hertz", b"sm_clock_hertz", "temperature_celsius", b"temperature_celsius", "throttling", b"throttling", "uncorrected_errors", b"uncorrected_errors", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__corrected_errors: _TypeAlias = _typing.Literal["corrected_errors"]  # noqa: Y015
+    _WhichOneofArgType__corrected_errors: _TypeAlias = _typing.Literal["_corrected_errors", b"_corrected_errors"]  # noqa: Y015
+    _WhichOneofReturnType__energy_joules: _TypeAlias = _typing.Literal["energy_joules"]  # noqa: Y015
+    _WhichOneofArgType__energy_joules: _TypeAlias = _typing.Literal["_energy_joules", b"_energy_joules"]  # noqa: Y015
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    _WhichOneofReturnType__memory_clock_hertz: _TypeAlias = _typing.Literal["memory_clock_hertz"]  # noqa: Y015
+    _WhichOneofArgType__memory_clock_hertz: _TypeAlias = _typing.Literal["_memory_clock_hertz", b"_memory_clock_hertz"]  # noqa: Y015
     _WhichOneofReturnType__memory_used_bytes: _TypeAlias = _typing.Literal["memory_used_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_used_bytes: _TypeAlias = _typing.Literal["_memory_used_bytes", b"_memory_used_bytes"]  # noqa: Y015
     _WhichOneofReturnType__power_watts: _TypeAlias = _typing.Literal["power_watts"]  # noqa: Y015
     _WhichOneofArgType__power_watts: _TypeAlias = _typing.Literal["_power_watts", b"_power_watts"]  # noqa: Y015
     _WhichOneofReturnType__sm: _TypeAlias = _typing.Literal["sm"]  # noqa: Y015
     _WhichOneofArgType__sm: _TypeAlias = _typing.Literal["_sm", b"_sm"]  # noqa: Y015
+    _WhichOneofReturnType__sm_clock_hertz: _TypeAlias = _typing.Literal["sm_clock_hertz"]  # noqa: Y015
+    _WhichOneofArgType__sm_clock_hertz: _TypeAlias = _typing.Literal["_sm_clock_hertz", b"_sm_clock_hertz"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
+    _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
+    _WhichOneofReturnType__uncorrected_errors: _TypeAlias = _typing.Literal["uncorrected_errors"]  # noqa: Y015
+    _WhichOneofArgType__uncorrected_errors: _TypeAlias = _typing.Literal["_uncorrected_errors", b"_uncorrected_errors"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__corrected_errors) -> _WhichOneofReturnType__corrected_errors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__energy_joules) -> _WhichOneofReturnType__energy_joules | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_clock_hertz) -> _WhichOneofReturnType__memory_clock_hertz | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_used_bytes) -> _WhichOneofReturnType__memory_used_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__power_watts) -> _WhichOneofReturnType__power_watts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sm) -> _WhichOneofReturnType__sm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sm_clock_hertz) -> _WhichOneofReturnType__sm_clock_hertz | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_celsius) -> _WhichOneofReturnType__temperature_celsius | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uncorrected_errors) -> _WhichOneofReturnType__uncorrected_errors | None: ...
 
 Global___GpuUtilisation: _TypeAlias = GpuUtilisation  # noqa: Y015
+
+@_typing.final
+class GpuThrottling(_message.Message):
+    """What keeps a GPU's clocks down; nothing, if there are no reasons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuThrottling: _TypeAlias = GpuThrottling  # noqa: Y015
+
+@_typing.final
+class GpuFaults(_message.Message):
+    """Faults that the driver told of since the agent started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    @_builtins.property
+    def recent(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuFault]:
+        """The newest of them, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        recent: _abc.Iterable[Global___GpuFault] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "recent", b"recent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuFaults: _TypeAlias = GpuFaults  # noqa: Y015
+
+@_typing.final
+class GpuFault(_message.Message):
+    """A fault that the driver told of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    XID_FIELD_NUMBER: _builtins.int
+    SEEN_AT_FIELD_NUMBER: _builtins.int
+    xid: _builtins.int
+    """NVIDIA's number of the kind of fault."""
+    @_builtins.property
+    def seen_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        xid: _builtins.int = ...,
+        seen_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_at", b"seen_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen_at", b"seen_at", "xid", b"xid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuFault: _TypeAlias = GpuFault  # noqa: Y015
+
+@_typing.final
+class GpuProcesses(_message.Message):
+    """Processes that compute on a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GpuProcess]:
+        """Those with most memory first."""
+
+    def __init__(
+        self,
+        *,
+        processes: _abc.Iterable[Global___GpuProcess] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["processes", b"processes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GpuProcesses: _TypeAlias = GpuProcesses  # noqa: Y015
+
+@_typing.final
+class GpuProcess(_message.Message):
+    """A process that computes on a GPU."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    memory_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        memory_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes", "memory_bytes", b"memory_bytes", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__memory_bytes: _TypeAlias = _typing.Literal["memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType__memory_bytes: _TypeAlias = _typing.Literal["_memory_bytes", b"_memory_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_bytes) -> _WhichOneofReturnType__memory_bytes | None: ...
+
+Global___GpuProcess: _TypeAlias = GpuProcess  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -583,6 +802,7 @@ class Node(_message.Message):
     LAST_REPORT_AT_FIELD_NUMBER: _builtins.int
     ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     ESTIMATED_ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___NodeState.ValueType
     problem: _builtins.str
@@ -602,6 +822,10 @@ class Node(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def last_report_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is worth knowing of it and no obstacle."""
+
     def __init__(
         self,
         *,
@@ -615,10 +839,11 @@ class Node(_message.Message):
         last_report_at: _timestamp_pb2.Timestamp | None = ...,
         energy_joules: _builtins.float = ...,
         estimated_energy_joules: _builtins.float = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "last_report_at", b"last_report_at", "utilisation", b"utilisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "hardware", b"hardware", "id", b"id", "last_report_at", b"last_report_at", "models", b"models", "problem", b"problem", "state", b"state", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "hardware", b"hardware", "id", b"id", "last_report_at", b"last_report_at", "models", b"models", "problem", b"problem", "state", b"state", "utilisation", b"utilisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,6 +92,19 @@ class Observer:
             raise OverloadedError(f"the fleet is at its limit of {NODES_LIMIT} nodes", 60.0)
         del self.agents[min(gone, key=lambda node_id: self.agents[node_id].last_report_s)]
 
+    def agent_changed(self, session: AgentSession, info: agent_pb2.NodeInfo) -> None:
+        """Take in that a node's hardware isn't what it was, such as one that lost its SM shares.
+
+        Raises:
+            InvalidArgumentError: its figures make no sense, or it is another node now.
+        """
+        check_info(info)
+        names = session.info.node_id, session.info.hardware.name
+        if names != (info.node_id, info.hardware.name):
+            raise InvalidArgumentError(f"node {names[0]!r} can't become another on its way")
+        session.info = info
+        self.changed.fire()
+
     def agent_reported(self, session: AgentSession, report: agent_pb2.NodeReport) -> None:
         """Take in a report."""
         before, session.report = session.report, report

@@ -11,7 +11,7 @@ from paldia.api.v1 import (
     routing_pb2,
     routing_pb2_grpc,
 )
-from paldia.core.errors import InvalidArgumentError
+from paldia.core.errors import InvalidArgumentError, PaldiaError
 from paldia.kit.lifecycle import wait_any
 from paldia.kit.observability import logger
 from paldia.kit.rpc import Context
@@ -78,6 +78,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
 
         async def read() -> None:
             async for request in requests:
+                if request.HasField("node"):
+                    observer.agent_changed(session, request.node)
                 observer.agent_reported(session, request.report)
 
         reader = asyncio.create_task(read())
@@ -91,6 +93,8 @@ class AgentService(agent_pb2_grpc.AgentServiceServicer):
                     told = desired
                     yield desired
                 await self._streams.changed(seen, reader)
+            if reader.done() and isinstance(error := reader.exception(), PaldiaError):
+                raise error
         finally:
             reader.cancel()
             observer.agent_disconnected(session)

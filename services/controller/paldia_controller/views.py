@@ -230,6 +230,7 @@ class Views:
             cost_usd=ledger.cost_usd.get(node_id, 0.0),
             energy_joules=energy.total_j,
             estimated_energy_joules=energy.estimated_j,
+            warnings=report.warnings,
         )
         if session is not None:
             node.last_report_at.CopyFrom(convert.timestamp(session.reported_wall_s))

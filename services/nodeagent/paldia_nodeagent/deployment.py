@@ -179,7 +179,7 @@ class Deployment:
 
     def _outdated(self, triton: TritonProcess) -> bool:
         """Whether another process has to take its place."""
-        return triton.record.sm_percent != self._wanted.sm_percent
+        return self._launcher.outdated(triton, self._wanted.sm_percent)
 
     def _succeed(
         self, triton: TritonProcess, successor: asyncio.Task[TritonProcess]

@@ -6,6 +6,7 @@ artifacts/   model folders by checksum
 backends/    backend folders for the Triton found
 runs/        a folder for each Triton process
 logs/        what the Tritons wrote
+mps/         directories of the MPS daemons, and the compute mode they changed
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Home:
         self.backends = self.folder / "backends"
         self.runs = self.folder / "runs"
         self.logs = self.folder / "logs"
+        self.mps = self.folder / "mps"
         try:
             for part in (self.artifacts, self.runs, self.logs):
                 part.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from paldia.core.errors import UnavailableError
+from paldia.core.errors import PaldiaError, UnavailableError
 from paldia.kit.observability import logger
 from paldia_nodeagent import processes, repository
 from paldia_nodeagent.ledger import Purpose, Record
@@ -48,15 +48,23 @@ class Launcher:
 
         Raises:
             NotServableError: there is no Triton, or the model can't be loaded.
-            UnavailableError: Triton didn't come up in time.
+            UnavailableError: Triton didn't come up in time, or an accelerator isn't ready.
         """
         began_s = time.monotonic()
         runtime = self._site.finder.runtime()
+        environment = dict(self._site.accelerators.environment(sm_percent))
         repository.check_model_name(model)
         run = self._site.ledger.new_run()
         self._build(artifact, run, model, lanes)
-        device = self._site.device
-        planned = Record(run, model, digest, purpose, sm_percent=sm_percent, device=device)
+        planned = Record(
+            run,
+            model,
+            digest,
+            purpose,
+            sm_percent=sm_percent,
+            device=self._site.device,
+            environment=environment,
+        )
         triton = self._spawn(runtime, planned)
         try:
             await triton.listen()
@@ -98,7 +106,7 @@ class Launcher:
         with log.open("ab") as output:
             child = subprocess.Popen(
                 arguments,
-                env={**runtime.environment, **site.accelerators.environment(planned.sm_percent)},
+                env={**runtime.environment, **planned.environment},
                 cwd=site.ledger.folder(run),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -119,6 +127,17 @@ class Launcher:
             sm_percent=record.sm_percent,
         )
         return TritonProcess(record, log, site, child)
+
+    def outdated(self, triton: TritonProcess, sm_percent: int) -> bool:
+        """Whether a process lacks what it would be given now, and so has to be replaced."""
+        record = triton.record
+        if record.sm_percent != sm_percent:
+            return True
+        try:
+            return record.environment != self._site.accelerators.environment(sm_percent)
+        except PaldiaError:
+            # Another process would have to wait, or couldn't run either.
+            return False
 
     async def take_over(self) -> list[TritonProcess]:
         """Adopt the healthy Tritons of an earlier agent and end the others, strays too."""

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,10 @@ Purpose = Literal["serve", "profile"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Triton process, none yet while `pid` is 0; no `endpoint` until its model has loaded."""
+    """A Triton process, none yet while `pid` is 0; no `endpoint` until its model has loaded.
+
+    `environment` is what it was given for the node's accelerators.
+    """
 
     run: str
     model: str
@@ -34,6 +38,7 @@ class Record:
     load_s: float = 0.0
     sm_percent: int = 100
     device: str = "auto"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Ledger:

@@ -38,16 +38,19 @@ class ControllerLink:
 
     async def run(
         self,
-        node: agent_pb2.NodeInfo,
+        node: Callable[[], agent_pb2.NodeInfo],
         report: Callable[[], agent_pb2.NodeReport],
         handle: Callable[[agent_pb2.ConnectAgentResponse], Awaitable[None]],
         stop: asyncio.Event,
     ) -> None:
-        """Hold the stream until `stop`; every message down goes to `handle`."""
+        """Hold the stream until `stop`; every message down goes to `handle`.
+
+        `node` is said first, and again when it gives something else.
+        """
         await rpc.keep_stream(self._address, lambda: self._open(node, report), handle, stop)
 
     async def _open(
-        self, node: agent_pb2.NodeInfo, report: Callable[[], agent_pb2.NodeReport]
+        self, node: Callable[[], agent_pb2.NodeInfo], report: Callable[[], agent_pb2.NodeReport]
     ) -> AsyncIterator[agent_pb2.ConnectAgentResponse]:
         call = self._stub.ConnectAgent(self._requests(node, report))
         try:
@@ -57,12 +60,15 @@ class ControllerLink:
             call.cancel()
 
     async def _requests(
-        self, node: agent_pb2.NodeInfo, report: Callable[[], agent_pb2.NodeReport]
+        self, node: Callable[[], agent_pb2.NodeInfo], report: Callable[[], agent_pb2.NodeReport]
     ) -> AsyncIterator[agent_pb2.ConnectAgentRequest]:
-        yield agent_pb2.ConnectAgentRequest(node=node)
+        told = node()
+        yield agent_pb2.ConnectAgentRequest(node=told)
         while True:
             self._changed.clear()
-            yield agent_pb2.ConnectAgentRequest(report=report())
+            news = None if told == (now := node()) else now
+            yield agent_pb2.ConnectAgentRequest(node=news, report=report())
+            told = now
             if await sleep_unless(self._changed, REPORT_EVERY_S):
                 await asyncio.sleep(_TOGETHER_S)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -87,6 +88,12 @@ class NodeAgentSettings(ServiceSettings):
     load_limit_s: float = Field(
         default=60.0, gt=0, le=3600, description="time a model may take to load"
     )
+    gpu_memory_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="part of a GPU's memory that one model may take, where MPS runs",
+    )
 
     @property
     def emulated_kind(self) -> str:
@@ -115,7 +122,11 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
     cpu, emulation = Cpu(), _emulation(settings, home)
-    accelerators: Accelerators = emulation.gpu if emulation is not None else Gpus()
+    accelerators: Accelerators = (
+        emulation.gpu
+        if emulation is not None
+        else Gpus(home.mps, memory_share=settings.gpu_memory_share)
+    )
     finder = RuntimeFinder(settings.tritonserver, home.backends)
     # An emulated card is slowed itself.
     throttle = Throttle(settings.slowdown if emulation is None else 1.0)
@@ -145,7 +156,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         on_change=link.wake,
     )
     reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)
-    node = _introduction(settings, cpu, accelerators, emulation)
+    node = functools.partial(_introduction, settings, cpu, accelerators, emulation)
 
     async def take(response: agent_pb2.ConnectAgentResponse) -> None:
         reconciler.want(allotments(response))
@@ -156,8 +167,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         await look_for_triton(finder)
         ended = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            if emulation is not None:
-                await stack.enter_async_context(emulation.running())
+            await stack.enter_async_context(accelerators.running())
             reconciler.adopt(await launcher.take_over())
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stream = tasks.create_task(link.run(node, reporter.report, take, ended))

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,11 @@ class EmulatedGpu:
         """Whether a process can be held to a share of the SMs."""
         return self._machine.hardware.sm_shares
 
+    @property
+    def problem(self) -> str:
+        """Why no model can run on it; empty if one can."""
+        return self._problem
+
     def describe(self) -> list[pb.Gpu]:
         """Describe the card."""
         return [
@@ -93,12 +98,12 @@ class EmulatedGpu:
         return [told]
 
     def warnings(self) -> list[str]:
-        """Say that the card isn't real, and what is wrong with it."""
+        """Say that the card isn't real."""
         emulated = (
             f"this node's {self._machine.accelerator} is emulated: models take the time that the "
             "catalog says, and answer zeros"
         )
-        return [emulated, *([self._problem] if self._problem else [])]
+        return [emulated]
 
     def environment(self, sm_percent: int) -> Mapping[str, str]:
         """Give what holds a model's Triton to a share of the SMs, as MPS has it; 0 is all."""
@@ -109,6 +114,22 @@ class EmulatedGpu:
     def memory_used_bytes(self, pid: int) -> int | None:
         """Give the card's memory that a process has; None if it has none or nobody knows."""
         return self._latest.memory_bytes.get(pid) if self._latest is not None else None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Have the emulator running, and end it at last.
+
+        Raises:
+            UnavailableError: it doesn't start.
+        """
+        await self.start()
+        upkeep = asyncio.create_task(self.keep_up())
+        try:
+            yield
+        finally:
+            upkeep.cancel()
+            await asyncio.wait({upkeep})
+            await self.stop()
 
     async def start(self) -> None:
         """Adopt the emulator that an earlier agent left, or start one.

@@ -1,89 +1,228 @@
-"""GPUs through NVML, the driver's own library.
+"""The NVIDIA GPUs of this machine: reported each second, and shared under MPS where it can be.
 
-No library, no driver or no GPU is a machine without GPUs. What a card doesn't tell is
-unknown, never 0.
+Drivers and daemons may hang, so all that asks them runs in threads of their own, and the
+agent reads what was seen last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import pynvml
+import asyncio
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 from paldia.api.v1 import types_pb2 as pb
+from paldia.core.errors import NotServableError
+from paldia.kit.observability import logger
+from paldia_nodeagent.devices.card import Card
+from paldia_nodeagent.devices.cards import Cards
+from paldia_nodeagent.devices.exclusive import ExclusiveMode
+from paldia_nodeagent.devices.mps import PROGRAM, Mps
 
-_NO_MPS = (
-    "the models on a GPU share it in time: this agent doesn't run NVIDIA MPS, so shares of "
-    "streaming multiprocessors that are asked for don't take effect"
-)
+_EVERY_S = 1.0
+_SILENCE_MOST_S = 5.0
+_JOIN_LIMIT_S = 20.0
+_MPS_FROM = (3, 5)
+_SHARES_FROM = (7, 0)
 
 
 class Gpus:
-    """The NVIDIA GPUs of this machine."""
+    """The GPUs that this agent is to use; satisfies `Accelerators`."""
 
-    sm_shares = False
+    def __init__(
+        self, folder: Path, cards: Cards | None = None, *, memory_share: float = 1.0
+    ) -> None:
+        """See which there are.
 
-    def __init__(self, nvml: Any = pynvml) -> None:
-        """Ask NVML which there are."""
-        self._nvml = nvml
-        self._handles: dict[str, Any] = {}
+        Args:
+            folder: for MPS alone.
+            cards: what NVML knows; asked if it isn't given.
+            memory_share: part of a card's memory that one process may take, as MPS sees to it.
+        """
+        self._cards = cards or Cards()
+        self._mps: Mps | None = None
+        self._obstacle = _obstacle(self._cards.all)
+        self._shared = ""
+        self._losses = self._cards.losses
+        self._threads = [_Periodic("nvml", self._cards.sample)] if self._cards.all else []
+        if self._cards.all and not self._obstacle:
+            (card,) = self._cards.all
+            limit_bytes = int(memory_share * card.description.memory_bytes)
+            mps = self._mps = Mps(
+                shutil.which(PROGRAM) or PROGRAM,
+                folder,
+                card.uuid,
+                memory_limit_bytes=limit_bytes if memory_share < 1 else 0,
+            )
+            self._exclusive = ExclusiveMode(card, folder / "compute_mode")
+            self._threads.append(_Periodic("mps", lambda: self._look_after(mps)))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look after the GPUs and MPS until nothing uses them any more."""
+        await asyncio.to_thread(self.start)
         try:
-            nvml.nvmlInit()
-            count = nvml.nvmlDeviceGetCount()
-        except nvml.NVMLError:
+            yield
+        finally:
+            await asyncio.to_thread(self.stop)
+
+    def start(self) -> None:
+        """Start or adopt MPS, and begin to look after it all; takes seconds at worst."""
+        if self._mps is not None:
+            self._shared = self._exclusive.take()
+            self._mps.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End MPS, put the compute mode back and let the driver go. Nothing may use the GPUs."""
+        hung = [thread.name for thread in self._threads if not thread.stop()]
+        if self._mps is not None:
+            self._mps.stop()
+        if hung:
+            # Whoever asks a driver that hangs hangs too.
+            logger().error("gpu.left_as_it_is", hung=hung)
             return
-        for index in range(count):
-            # One card that fell off the bus must not hide the others.
-            handle = self._ask(nvml.nvmlDeviceGetHandleByIndex, index)
-            uuid = self._ask(nvml.nvmlDeviceGetUUID, handle) if handle is not None else None
-            if uuid is not None:
-                self._handles[_text(uuid)] = handle
+        if self._mps is not None:
+            self._exclusive.give_back()
+        self._cards.close()
 
-    def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
-        """Ask NVML something; None if the card can't say."""
-        try:
-            return question(*arguments)
-        except self._nvml.NVMLError:
-            return None
+    def _look_after(self, mps: Mps) -> None:
+        if self._cards.lost():
+            return
+        if self._losses != self._cards.losses:
+            self._losses = self._cards.losses
+            mps.replace("the GPU was lost for a while")
+        elif not mps.gave_up:
+            mps.look_after()
+            if mps.gave_up:
+                # Without MPS each process needs a context of its own.
+                self._exclusive.give_back()
 
     def describe(self) -> list[pb.Gpu]:
         """Describe each card."""
-        gpus = []
-        for uuid, handle in self._handles.items():
-            memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
-            gpus.append(
-                pb.Gpu(
-                    uuid=uuid,
-                    name=_text(self._ask(self._nvml.nvmlDeviceGetName, handle) or ""),
-                    memory_bytes=int(memory.total) if memory is not None else 0,
-                )
-            )
-        return gpus
+        return [card.description for card in self._cards.all]
 
     def utilisation(self) -> list[pb.GpuUtilisation]:
-        """Say how busy each card is; figures that it doesn't tell are left out."""
-        return [self._utilisation(uuid, handle) for uuid, handle in self._handles.items()]
+        """Say how each card was last; figures that it doesn't tell are left out."""
+        if self._silence_s() > _SILENCE_MOST_S:
+            return [pb.GpuUtilisation(uuid=card.uuid) for card in self._cards.all]
+        return self._cards.loads
+
+    def _silence_s(self) -> float:
+        return time.monotonic() - self._cards.sampled_s
+
+    @property
+    def problem(self) -> str:
+        """Why no model can run on the GPUs; empty if one can, or there are none."""
+        lost = self._cards.lost()
+        if not lost or len(lost) < len(self._cards.all):
+            return ""
+        return "no GPU of this node answers: " + "; ".join(sorted({*lost.values()}))
+
+    @property
+    def sm_shares(self) -> bool:
+        """Whether a process can be held to a share of the streaming multiprocessors."""
+        if self._mps is None or self._mps.gave_up:
+            return False
+        return _known(self._cards.all[0]) >= _SHARES_FROM
 
     def warnings(self) -> list[str]:
-        """Say what doesn't work as it should and is no obstacle."""
-        return [_NO_MPS] if self._handles else []
+        """Say what is wrong with the cards, and why they aren't shared under MPS if they aren't."""
+        said = self._cards.warnings()
+        if self._cards.all and self._silence_s() > _SILENCE_MOST_S:
+            said.append(f"the NVIDIA driver hasn't answered for {self._silence_s():.0f} s")
+        if self._obstacle:
+            said.append(f"models share the GPU in time, without NVIDIA MPS: {self._obstacle}")
+        if self._mps is None:
+            return said
+        card = self._cards.all[0]
+        if self._mps.gave_up:
+            said.append(
+                f"models share {card.label} in time: NVIDIA MPS was started anew too often, the "
+                f"last time because {self._mps.trouble}; see to it and start the agent again"
+            )
+        elif self._mps.trouble:
+            said.append(f"NVIDIA MPS on {card.label} is being started anew: {self._mps.trouble}")
+        elif _known(card) < _SHARES_FROM:
+            said.append(
+                f"{card.label} can't hold a process to a share of its multiprocessors: it is older "
+                f"than Volta (compute capability {card.description.compute_capability})"
+            )
+        if self._shared and not self._mps.gave_up:
+            said.append(f"{card.label} is open to other processes beside MPS: {self._shared}")
+        return said
 
     def environment(self, sm_percent: int) -> Mapping[str, str]:
-        """Give what a model's Triton needs in its environment: nothing."""
-        return {}
+        """Give what a Triton gets to use the GPUs, held to `sm_percent` of the SMs.
 
-    def _utilisation(self, uuid: str, handle: Any) -> pb.GpuUtilisation:
-        rates = self._ask(self._nvml.nvmlDeviceGetUtilizationRates, handle)
-        memory = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, handle)
-        power_mw = self._ask(self._nvml.nvmlDeviceGetPowerUsage, handle)
-        return pb.GpuUtilisation(
-            uuid=uuid,
-            sm=None if rates is None else rates.gpu / 100,
-            memory_used_bytes=None if memory is None else int(memory.used),
-            power_watts=None if power_mw is None else power_mw / 1000,
+        Raises:
+            NotServableError: no GPU answers; the model would run without one otherwise.
+            UnavailableError: MPS is being started anew.
+        """
+        if not self._cards.all:
+            return {}
+        if self.problem:
+            raise NotServableError(self.problem)
+        if self._mps is None or self._mps.gave_up:
+            lost = self._cards.lost()
+            answering = [card.uuid for card in self._cards.all if card.uuid not in lost]
+            return {"CUDA_VISIBLE_DEVICES": ",".join(answering)}
+        return self._mps.environment(sm_percent if self.sm_shares else 100)
+
+
+def _known(card: Card) -> tuple[int, int]:
+    return card.capability or (0, 0)
+
+
+def _obstacle(cards: list[Card]) -> str:
+    """Say why MPS can't be had for these cards, if there are any, and what would help."""
+    if not cards:
+        return ""
+    if len(cards) > 1:
+        return (
+            f"a process can attach to MPS on one GPU, and this agent has {len(cards)}; run an "
+            "agent for each, with CUDA_VISIBLE_DEVICES set to the GPU's UUID"
         )
+    (card,) = cards
+    if card.capability is None:
+        return f"{card.label} doesn't tell its compute capability"
+    if card.capability < _MPS_FROM:
+        capability = card.description.compute_capability
+        return f"{card.label} is too old for it: compute capability {capability}"
+    if card.description.mig:
+        return f"{card.label} is split into instances; switch MIG mode off"
+    if shutil.which(PROGRAM) is None:
+        return f"{PROGRAM} isn't on PATH; it comes with the driver's compute utilities"
+    return ""
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+class _Periodic:
+    """Does something each second in a thread that ends with the process at the latest."""
+
+    def __init__(self, name: str, act: Callable[[], None]) -> None:
+        self.name = name
+        self._act = act
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Let it end; False if it hangs, and is left behind."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_LIMIT_S)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._end.wait(_EVERY_S):
+            try:
+                self._act()
+            except Exception as error:
+                # Whatever it is, the next look must not be missed.
+                logger().error("gpu.watch_failed", watch=self.name, exc_info=error)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -60,22 +58,6 @@ class Emulation:
         told.emulated = True
         told.ClearField("activation")
         return told
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Have the emulator running, and end it at last.
-
-        Raises:
-            UnavailableError: it doesn't start.
-        """
-        await self.gpu.start()
-        upkeep = asyncio.create_task(self.gpu.keep_up())
-        try:
-            yield
-        finally:
-            upkeep.cancel()
-            await asyncio.wait({upkeep})
-            await self.gpu.stop()
 
     def build_repository(self, artifact: Path, repository: Path, name: str, lanes: int) -> None:
         """Make a repository folder with a stand-in for the artifact under the name `name`.
