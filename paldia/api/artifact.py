@@ -20,7 +20,7 @@ DEFAULT_LIMIT_BYTES = 8 << 30
 ENTRIES_LIMIT = 10_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # What the file system says of names that are too long, or a file's and a folder's at once.
-_BAD_NAME = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+BAD_NAMES = {errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
 _SKIPPED = {"__pycache__", ".git", ".DS_Store"}
 
 
@@ -100,7 +100,7 @@ def unpack(packed: Path, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise InvalidArgumentError(f"not a packed model folder: {error}") from error
     except OSError as error:
-        if error.errno in _BAD_NAME:
+        if error.errno in BAD_NAMES:
             raise InvalidArgumentError(f"not a packed model folder: {error}") from error
         raise
     finally:
@@ -109,16 +109,27 @@ def unpack(packed: Path, folder: Path, *, limit_bytes: int = DEFAULT_LIMIT_BYTES
 
 def _extract(packed: Path, folder: Path, limit_bytes: int) -> None:
     with tarfile.open(packed, mode="r:") as archive:
-        size_bytes = 0
-        for count, member in enumerate(archive):
-            size_bytes += member.size
-            if count >= ENTRIES_LIMIT or size_bytes > limit_bytes:
-                raise TooLargeError(
-                    f"the model folder is over its limit of {ENTRIES_LIMIT} files or "
-                    f"{limit_bytes} bytes"
-                )
-            if not (member.isfile() or member.isdir()):
-                raise InvalidArgumentError(f"{member.name} in the artifact is no plain file")
-        if not archive.getmembers():
-            raise InvalidArgumentError("not a packed model folder: it is empty")
-        archive.extractall(folder, filter="data")
+        extract(archive, folder, limit_bytes)
+
+
+def extract(archive: tarfile.TarFile, folder: Path, limit_bytes: int) -> None:
+    """Extract an open archive of plain files and folders into `folder`.
+
+    Raises:
+        InvalidArgumentError: it is empty, or holds something else.
+        TooLargeError: what it holds is over `limit_bytes`, or too many files.
+        tarfile.TarError: it is damaged, or names files outside the folder.
+    """
+    size_bytes = 0
+    for count, member in enumerate(archive):
+        size_bytes += member.size
+        if count >= ENTRIES_LIMIT or size_bytes > limit_bytes:
+            raise TooLargeError(
+                f"the model folder is over its limit of {ENTRIES_LIMIT} files or "
+                f"{limit_bytes} bytes"
+            )
+        if not (member.isfile() or member.isdir()):
+            raise InvalidArgumentError(f"{member.name} in the artifact is no plain file")
+    if not archive.getmembers():
+        raise InvalidArgumentError("not a packed model folder: it is empty")
+    archive.extractall(folder, filter="data")

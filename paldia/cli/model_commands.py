@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,8 +29,12 @@ from paldia.core.errors import NotServableError
 
 def deploy(
     folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="Model folder in Triton's layout.", file_okay=False),
+        str,
+        typer.Argument(
+            metavar="DIR|URL",
+            help="Model folder in Triton's layout, or where to fetch one: s3://, gs://, "
+            "https:// (an archive), file://.",
+        ),
     ],
     *,
     slo_ms: Annotated[float, SLO_MS],

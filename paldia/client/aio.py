@@ -73,7 +73,7 @@ class AsyncClient:
     ) -> results.Model:
         """Deploy a model folder, or a new version of it. See `Client.deploy`."""
         wish = Model(
-            name=deploying.model_name(Path(folder), name),
+            name=deploying.model_name(folder, name),
             artifact_digest="",
             slo=Slo(slo_latency_s, slo_share),
             max_batch=max_batch,
@@ -81,7 +81,7 @@ class AsyncClient:
             keep_alive_s=keep_alive_s,
             on_overload=on_overload,
         )
-        order = Deploy(Path(folder), wish, wait, timeout_s, on_progress)
+        order = Deploy(folder, wish, wait, timeout_s, on_progress)
         return await self._run(deploying.deploy(order))
 
     async def update(

@@ -1,4 +1,4 @@
-"""A deploy from folder to first answer: pack, upload, ask, then watch until it serves.
+"""A deploy from folder or URL to first answer: fetch, pack, upload, ask, watch until it serves.
 
 The waiting is decided by `judge`, which looks at nothing but the model's record.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from paldia.api import artifact, convert
 from paldia.api.v1 import control_pb2 as pb
-from paldia.client import decode, results
+from paldia.client import decode, fetching, results
+from paldia.client.archives import OnBytes
 from paldia.client.flows import Call, Flow, Follow, Pause, Work
 from paldia.client.results import DeployProgress, ModelPhase, PlacementState
 from paldia.core.errors import (
@@ -39,27 +40,32 @@ OnProgress = Callable[[DeployProgress], None]
 class Deploy:
     """A deploy to make: `wish` lacks only its artifact's digest."""
 
-    folder: Path
+    source: Path | str
     wish: Model
     wait: bool
     timeout_s: float
     on_progress: OnProgress
 
 
-def model_name(folder: Path, name: str | None) -> str:
-    """Give the name to deploy under: the one given, or the folder's own."""
-    return name or folder.resolve().name
+def model_name(source: Path | str, name: str | None) -> str:
+    """Give the name to deploy under: the one given, or the folder's or archive's own.
+
+    Raises:
+        InvalidArgumentError: a URL can't be a model's.
+    """
+    if fetching.is_url(source):
+        return name or fetching.name_of(str(source))
+    return name or Path(source).resolve().name
 
 
 def deploy(order: Deploy) -> Flow[results.Model]:
     """Upload a model folder and ask for it to be served; wait for that if wanted.
 
-    `timeout_s` bounds the waiting, not the upload.
+    `timeout_s` bounds the waiting, not the fetching and the upload.
     """
     # Without a name, so that nothing of it stays however this ends.
     with tempfile.TemporaryFile() as packed:
-        order.on_progress(DeployProgress("packing", str(order.folder)))
-        digest = yield Work(lambda: _pack(order.folder, packed))
+        digest = yield Work(lambda: _pack(order.source, packed, order.on_progress))
         requests = _pieces(packed, digest, order.on_progress)
         yield Call("UploadArtifact", requests, _UPLOAD_TIMEOUT_S)
     spec = convert.model_to_proto(replace(order.wish, artifact_digest=digest))
@@ -71,10 +77,26 @@ def deploy(order: Deploy) -> Flow[results.Model]:
     return (yield from _wait(order, newest.generation, accepted))
 
 
-def _pack(folder: Path, packed: BufferedRandom) -> str:
-    artifact.pack(folder, packed)
+def _pack(source: Path | str, packed: BufferedRandom, on_progress: OnProgress) -> str:
+    """Pack a model folder, fetched first if it is elsewhere; give its checksum."""
+    with tempfile.TemporaryDirectory(prefix="paldia-") as scratch:
+        folder = Path(source)
+        if fetching.is_url(source):
+            told = _fetched(on_progress)
+            folder = fetching.fetch(str(source), Path(scratch), told)
+        on_progress(DeployProgress("packing", folder.name))
+        artifact.pack(folder, packed)
     packed.seek(0)
     return hashlib.file_digest(packed, "sha256").hexdigest()
+
+
+def _fetched(on_progress: OnProgress) -> OnBytes:
+    def told(done_bytes: int, total_bytes: int | None) -> None:
+        of = f" of {total_bytes / 1e3:.0f}" if total_bytes else ""
+        share = min(done_bytes / total_bytes, 1.0) if total_bytes else None
+        on_progress(DeployProgress("fetching", f"{done_bytes / 1e3:.0f}{of} kB", fraction=share))
+
+    return told
 
 
 def _pieces(

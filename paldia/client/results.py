@@ -221,8 +221,8 @@ class Profile:
 class DeployProgress:
     """How far a deploy has come.
 
-    `stage` is `packing`, `uploading`, `profiling`, `starting`, `unplaced`, `ready` or
-    `cold`; `fraction` is the share uploaded, None in the other stages; `model` is known
+    `stage` is `fetching`, `packing`, `uploading`, `profiling`, `starting`, `unplaced`, `ready` or
+    `cold`; `fraction` is the share fetched or uploaded, None in the other stages; `model` is known
     from `profiling` on.
     """
 

@@ -83,7 +83,8 @@ class Client:
         """Deploy a model folder in Triton's layout, or a new version of it.
 
         Args:
-            folder: the model's folder, `[config.pbtxt]` and `VERSION/FILE` in it.
+            folder: the model's folder, `[config.pbtxt]` and `VERSION/FILE` in it, or a URL of
+                one or of an archive: s3://, gs://, http(s)://, file://.
             slo_latency_s: seconds within which requests are to be answered.
             slo_share: share of all requests for which that must hold, 0 to 1.
             name: the model's name; by default the folder's.
@@ -96,13 +97,16 @@ class Client:
             on_progress: told each step; while uploading, from another thread.
 
         Raises:
-            InvalidArgumentError: the folder or a value is wrong.
+            InvalidArgumentError: the folder, the URL or a value is wrong.
+            NotFoundError: nothing is at the URL.
+            TooLargeError: the model is over a limit, or finds no room here.
+            InternalError: what came has another checksum than the URL says.
             NotServableError: no node could load it; a version that served before goes on.
             ConflictError: another deploy or an undeploy of the name came in between.
             ExpiredError: it didn't serve in time; the deploy goes on.
         """
         wish = Model(
-            name=deploying.model_name(Path(folder), name),
+            name=deploying.model_name(folder, name),
             artifact_digest="",
             slo=Slo(slo_latency_s, slo_share),
             max_batch=max_batch,
@@ -110,7 +114,7 @@ class Client:
             keep_alive_s=keep_alive_s,
             on_overload=on_overload,
         )
-        order = Deploy(Path(folder), wish, wait, timeout_s, on_progress)
+        order = Deploy(folder, wish, wait, timeout_s, on_progress)
         return self._run(deploying.deploy(order))
 
     def update(

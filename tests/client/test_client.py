@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 import time
@@ -44,6 +45,20 @@ def test_deploy_waits_until_it_serves_and_tells_each_stage(client, node, make_fo
     assert stages[-1] == "ready"
     uploads = [progress for progress in told if progress.stage == "uploading"]
     assert uploads[-1].fraction == 1
+
+
+def test_a_url_is_fetched_first_and_gives_the_name(client, node, make_folder: MakeFolder, tmp_path):
+    shutil.make_archive(str(tmp_path / "zipped"), "gztar", make_folder())
+    told = []
+    url = f"file://{tmp_path}/zipped.tar.gz"
+    model = client.deploy(url, slo_latency_s=0.1, timeout_s=20, on_progress=told.append)
+    assert (model.name, model.phase) == ("zipped", ModelPhase.READY)
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    assert stages[:3] == ["fetching", "packing", "uploading"]
+    same = client.deploy(make_folder(), name="zipped", slo_latency_s=0.1, wait=False)
+    assert same.serving.artifact_digest == model.serving.artifact_digest
+    with pytest.raises(NotFoundError, match="nothing at file://"):
+        client.deploy(f"file://{tmp_path}/none.zip", slo_latency_s=0.1)
 
 
 async def test_the_async_client_does_the_same(controller, client, node, make_folder: MakeFolder):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from paldia_nodeagent.artifacts import ArtifactCache
 
+from paldia.api import artifact
 from paldia.core.errors import InternalError, InvalidArgumentError, UnavailableError
 
 
@@ -85,6 +87,27 @@ async def test_a_broken_transfer_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         await ArtifactCache(tmp_path, fetch).obtain("0" * 64)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+async def test_a_full_disk_costs_what_nobody_wants_and_is_told(
+    tmp_path: Path, source: Source, publish: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    unused, used, new = publish("a = 1"), publish("a = 2"), publish("a = 3")
+    cache = ArtifactCache(tmp_path, source.fetch)
+    for digest in (unused, used):
+        await cache.obtain(digest)
+    cache.keep({used, new})
+
+    def full(packed: Path, folder: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "unpack", full)
+        with pytest.raises(UnavailableError, match=r"no room for the model.*--data-dir"):
+            await cache.obtain(new)
+    assert {path.name for path in tmp_path.iterdir()} == {used}
+    assert (await cache.obtain(new)).is_dir()
 
 
 async def test_only_checksums_become_paths(tmp_path: Path, source: Source) -> None:

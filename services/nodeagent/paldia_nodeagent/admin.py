@@ -12,6 +12,8 @@ from paldia.kit import rpc
 from paldia_nodeagent.repository import ModelConfig
 
 CALL_LIMIT_S = 3.0
+_STATISTICS_LIMIT_S = 1.5
+"""Two silences and what is between them are to be seen within 5 s."""
 
 
 class TritonAdmin:
@@ -64,6 +66,14 @@ class TritonAdmin:
         except grpc.aio.AioRpcError as error:
             raise UnavailableError(f"Triton gave no model config: {error.details()}") from error
         return answer.config
+
+    async def statistics(self, model: str) -> Any | None:
+        """Give what a loaded model has done so far; None if there is no answer."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        try:
+            return await self._stub.ModelStatistics(request, timeout=_STATISTICS_LIMIT_S)
+        except grpc.aio.AioRpcError:
+            return None
 
     async def infer(self, request: Any, limit_s: float) -> None:
         """Run one inference.

@@ -7,6 +7,7 @@ agent left is checked again on its first use, so a damaged copy is fetched anew.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paldia.api import artifact
-from paldia.core.errors import InternalError, PaldiaError, TooLargeError
+from paldia.core.errors import InternalError, PaldiaError, TooLargeError, UnavailableError
 from paldia.kit.observability import logger
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CACHE_LIMIT_BYTES = 64 << 30
 _DIGEST_LENGTH = 64
+# The disk is full, or its owner may have no more of it.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class ArtifactCache:
@@ -51,7 +54,8 @@ class ArtifactCache:
         Raises:
             InvalidArgumentError: `digest` is no checksum, or the artifact no model folder.
             InternalError: what came has another checksum.
-            PaldiaError: the controller refused or can't be reached.
+            UnavailableError: the controller can't be reached, or there is no room for it.
+            PaldiaError: the controller refused.
         """
         artifact.check_digest(digest)
         task = self._tasks.get(digest)
@@ -95,17 +99,27 @@ class ArtifactCache:
                     f"the artifact came damaged: its checksum is {hasher.hexdigest()}, not {digest}"
                 )
             await asyncio.to_thread(artifact.unpack, packed, folder)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            packed.unlink(missing_ok=True)
+            # The next try may find room where what nobody wants has been.
+            await asyncio.to_thread(self._trim, 0)
+            raise UnavailableError(
+                f"the agent's data folder has no room for the model ({error.strerror}); make "
+                "some, or move it (--data-dir) to a larger disk"
+            ) from error
         finally:
             packed.unlink(missing_ok=True)
         logger().info("artifact.fetched", digest=digest, size_bytes=size_bytes)
-        await asyncio.to_thread(self._trim)
+        await asyncio.to_thread(self._trim, self._limit_bytes)
 
     def keep(self, digests: Set[str]) -> None:
         """Say which artifacts are in use or wanted, and must stay."""
         self._kept = frozenset(digests)
 
-    def _trim(self) -> None:
-        """Over the limit, remove the artifacts unused for longest."""
+    def _trim(self, limit_bytes: int) -> None:
+        """Over a limit, remove the artifacts unused for longest."""
         folders = sorted(
             (path for path in self._folder.iterdir() if len(path.name) == _DIGEST_LENGTH),
             key=lambda path: path.stat().st_mtime,
@@ -113,7 +127,7 @@ class ArtifactCache:
         sizes = {path: _size_bytes(path) for path in folders}
         total_bytes = sum(sizes.values())
         for folder in folders:
-            if total_bytes > self._limit_bytes and folder.name not in self._kept:
+            if total_bytes > limit_bytes and folder.name not in self._kept:
                 _remove(folder)
                 total_bytes -= sizes[folder]
                 logger().info("artifact.removed", digest=folder.name)

@@ -15,6 +15,7 @@ REASON_LIMIT_BYTES = 2000
 
 # Severity, month and day, time, thread, source line, message.
 _PREFIXED = re.compile(r"^([IWEF])\d{4} [\d:.]+ \d+ \S+\] ?(.*)$")
+_SEVERITIES = {"I": "info", "W": "warning", "E": "error", "F": "error"}
 _PROTOBUF = re.compile(r"^\[libprotobuf ERROR [^\]]*\] (.*)$")
 _WRAPPING = (
     re.compile(r"^load failed for model '[^']*': ?"),
@@ -64,6 +65,18 @@ def log_cause(log: str) -> str:
             if text not in errors and not any(noise in text for noise in _NOISE):
                 errors.append(text)
     return "\n".join([*spoken, *errors])
+
+
+def split_line(line: str) -> tuple[str, str]:
+    """Give a log line's severity and its message.
+
+    The severity is "info", "warning" or "error", or "output" for what has no prefix of
+    Triton's: a model printed it, or a crashing stub.
+    """
+    prefixed = _PREFIXED.match(line)
+    if prefixed is None:
+        return "output", line
+    return _SEVERITIES[prefixed[1]], _unquote(prefixed[2])
 
 
 def fit_to_tell(text: str) -> str:

@@ -21,8 +21,12 @@ from paldia.kit.observability import logger
 from paldia_nodeagent import causes
 from paldia_nodeagent.allotment import Allotment, Key
 from paldia_nodeagent.artifacts import ArtifactCache
+from paldia_nodeagent.health import HungError
 from paldia_nodeagent.launcher import Launcher
-from paldia_nodeagent.triton import LoadHungError, TritonProcess
+from paldia_nodeagent.loading import LoadHungError, LoadStalledError
+from paldia_nodeagent.memory import Verdict
+from paldia_nodeagent.succession import Succession
+from paldia_nodeagent.triton import TritonProcess
 
 _CHECK_EVERY_S = 1.0
 _BACKOFF_FIRST_S = 1.0
@@ -30,6 +34,13 @@ _BACKOFF_MOST_S = 30.0
 # Up for so long, it has recovered: the next failure is the first again.
 _STABLE_S = 60.0
 _FAILURES_COUNTED = 10
+# What hung may only have been slow, so it is given twice as long the next time.
+_PATIENCE_MOST = 32
+# It hasn't hung for so long, so that what is slow would have come up again.
+_PATIENCE_KEPT_S = 600.0
+_LOOK_AGAIN_S = 0.25
+# From one replacement for its memory to the next: what grows faster isn't helped by more.
+_RECYCLE_PAUSE_S = 60.0
 
 
 class Deployment:
@@ -64,12 +75,13 @@ class Deployment:
         self._reason = ""
         self._memory_bytes = 0
         self._failures = 0
+        self._patience = 1
         self._ready_since_s = time.monotonic()
         self._relane_after_s = 0.0
         self._renew_after_s = 0.0
-        self._successor: asyncio.Task[TritonProcess] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._recycle_after_s = 0.0
         self._poke = asyncio.Event()
+        self._succession = Succession(drain_s, self._poke.set)
         self.task = asyncio.create_task(self._live(), name=f"deployment {key.model}")
 
     @property
@@ -112,7 +124,7 @@ class Deployment:
                 if await self._drain():
                     return
         finally:
-            await self._end_others()
+            await self._succession.end()
             if self._triton is not None:
                 await self._triton.kill()
             logger().info("deployment.ended", model=self.key.model, digest=self.key.digest)
@@ -122,8 +134,7 @@ class Deployment:
         while self._wanted.lanes:
             try:
                 if self._triton is None:
-                    successor, self._successor = self._successor, None
-                    self._triton = await (successor or self._bring_up())
+                    self._triton = await (self._succession.take() or self._bring_up())
                     self._ready_since_s = time.monotonic()
                 while self._wanted.lanes:
                     await self._look_after(self._triton)
@@ -142,6 +153,7 @@ class Deployment:
                 "serve",
                 lanes=self._wanted.lanes,
                 sm_percent=self._wanted.sm_percent,
+                patience=self._patience,
             )
             triton.settle(time.monotonic() - began_s)
         return triton
@@ -152,18 +164,20 @@ class Deployment:
         now_s = time.monotonic()
         if triton.lanes != self._wanted.lanes and now_s >= self._relane_after_s:
             await self._relane(triton, self._wanted.lanes)
-        if self._successor is not None and self._successor.done():
-            triton = self._succeed(triton, self._successor)
-        elif self._successor is None and now_s >= self._renew_after_s and self._outdated(triton):
-            self._successor = asyncio.create_task(self._bring_up())
-            self._successor.add_done_callback(lambda _: self._poke.set())
-        await triton.check_health()
+        if (successor := self._succession.take_done()) is not None:
+            triton = self._succeed(triton, successor)
+        memory = triton.judge_memory()
         self._memory_bytes = triton.device_memory_bytes()
+        if not self._succession.under_way and now_s >= self._renew_after_s:
+            self._renew(triton, memory)
+        calm = await triton.check_health()
         if self._state is not pb.PLACEMENT_STATE_READY:
             self._set(pb.PLACEMENT_STATE_READY)
         if time.monotonic() - self._ready_since_s > _STABLE_S:
             self._failures = 0
-        await sleep_unless(self._poke, _CHECK_EVERY_S)
+        if time.monotonic() - self._ready_since_s > _PATIENCE_KEPT_S:
+            self._patience = 1
+        await sleep_unless(self._poke, _CHECK_EVERY_S if calm else _LOOK_AGAIN_S)
 
     async def _relane(self, triton: TritonProcess, lanes: int) -> None:
         """Change the number of lanes; failing that, what is there goes on serving."""
@@ -177,47 +191,41 @@ class Deployment:
             self._relane_after_s = time.monotonic() + _BACKOFF_MOST_S
             self._set(self._state, f"can't have {lanes} lanes: {error}")
 
-    def _outdated(self, triton: TritonProcess) -> bool:
-        """Whether another process has to take its place."""
-        return self._launcher.outdated(triton, self._wanted.sm_percent)
+    def _renew(self, triton: TritonProcess, memory: Verdict) -> None:
+        """Bring up another process if it has to take this one's place, or say why it can't."""
+        now_s = time.monotonic()
+        recycle = memory.replace and now_s >= self._recycle_after_s
+        if recycle:
+            self._recycle_after_s = now_s + _RECYCLE_PAUSE_S
+            logger().info(
+                "deployment.outgrown", model=self.key.model, memory_bytes=memory.held_bytes
+            )
+        if recycle or self._launcher.outdated(triton, self._wanted.sm_percent):
+            self._succession.begin(self._bring_up())
+        elif memory.obstacle:
+            self._renew_after_s = now_s + _BACKOFF_MOST_S
+            logger().warning("deployment.outgrown", model=self.key.model, obstacle=memory.obstacle)
+            self._set(self._state, memory.obstacle)
 
     def _succeed(
         self, triton: TritonProcess, successor: asyncio.Task[TritonProcess]
     ) -> TritonProcess:
         """Let the process brought up take over and the one before leave; give who serves now."""
-        self._successor = None
         if (error := successor.exception()) is not None:
+            self._learn(error)
             self._renew_after_s = time.monotonic() + _BACKOFF_MOST_S
             self._set(self._state, f"can't be replaced on this node: {_told(error)}")
             return triton
-        leaving = asyncio.create_task(self._leave(triton))
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
+        self._succession.dismiss(triton)
         self._triton = successor.result()
+        self._ready_since_s = time.monotonic()
         self._set(self._state)
         logger().info("deployment.renewed", model=self.key.model, digest=self.key.digest)
         return self._triton
 
-    async def _leave(self, triton: TritonProcess) -> None:
-        """End a process that another has taken over from, once callers have left it."""
-        try:
-            await asyncio.sleep(self._drain_s)
-            await triton.end()
-        finally:
-            await triton.kill()
-
-    async def _end_others(self) -> None:
-        """End the processes beside the one that serves: at once, or when their callers left."""
-        if self._successor is not None:
-            self._successor.cancel()
-            await asyncio.wait({self._successor})
-            if not self._successor.cancelled() and self._successor.exception() is None:
-                await self._successor.result().kill()
-        if self._leaving:
-            await asyncio.wait(self._leaving)
-
     async def _recover(self, error: Exception) -> None:
         """End what is left of it, say why, and wait before the next try."""
+        self._learn(error)
         # What may well work the next time isn't the model's fault.
         transient = isinstance(error, UnavailableError)
         state = pb.PLACEMENT_STATE_LOADING if transient else pb.PLACEMENT_STATE_FAILED
@@ -239,6 +247,11 @@ class Deployment:
         if self._failures or not served:
             await self._wait_wanted(min(_BACKOFF_FIRST_S * 2**self._failures, _BACKOFF_MOST_S))
         self._failures = min(self._failures + 1, _FAILURES_COUNTED)
+
+    def _learn(self, error: BaseException) -> None:
+        # What died or was refused wouldn't be helped by more time.
+        if isinstance(error, HungError | LoadStalledError):
+            self._patience = min(2 * self._patience, _PATIENCE_MOST)
 
     async def _wait_wanted(self, wait_s: float) -> None:
         end_s = time.monotonic() + wait_s

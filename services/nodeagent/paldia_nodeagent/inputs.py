@@ -19,6 +19,8 @@ from paldia.core.errors import InvalidArgumentError
 from paldia_nodeagent.repository import ModelConfig
 
 _TEXT = b"paldia"
+# One that callers hardly pick.
+_SEQUENCE_ID = (1 << 62) + 8101
 _ELEMENTS_MOST = 16 << 20
 _NUMPY = {
     "BOOL": np.bool_,
@@ -86,10 +88,19 @@ def make_request(model: str, config: ModelConfig, item: list[Tensor], batch: int
         )
     if config.HasField("sequence_batching"):
         # A sequence of one request.
-        request.parameters["sequence_id"].int64_param = 1
+        request.parameters["sequence_id"].int64_param = _SEQUENCE_ID
         request.parameters["sequence_start"].bool_param = True
         request.parameters["sequence_end"].bool_param = True
     return request
+
+
+def smallest_request(model: str, config: ModelConfig, artifact: Path) -> Any | None:
+    """Make a request that costs least, to see whether the model answers; None if none can be."""
+    try:
+        item = sample_item(config, artifact, np.random.default_rng(0))
+    except InvalidArgumentError:
+        return None
+    return make_request(model, config, item, 1)
 
 
 def batch_sizes(model_limit: int, task_limit: int) -> list[int]:

@@ -13,6 +13,7 @@ from paldia.core.errors import PaldiaError, UnavailableError
 from paldia.kit.observability import logger
 from paldia_nodeagent import processes, repository
 from paldia_nodeagent.ledger import Purpose, Record
+from paldia_nodeagent.logs import TritonLog
 from paldia_nodeagent.runtime import Runtime
 from paldia_nodeagent.site import Site
 from paldia_nodeagent.triton import DEATH_LIMIT_S, STOP_GRACE_S, TritonProcess
@@ -35,6 +36,7 @@ class Launcher:
         *,
         lanes: int = 1,
         sm_percent: int = 100,
+        patience: int = 1,
     ) -> TritonProcess:
         """Start a Triton, load the model and give the process, which answers then.
 
@@ -45,6 +47,7 @@ class Launcher:
             purpose: what it is started for.
             lanes: instances of the model.
             sm_percent: share of a GPU's streaming multiprocessors that the process is held to.
+            patience: how many times as long as usual it may show no life.
 
         Raises:
             NotServableError: there is no Triton, or the model can't be loaded.
@@ -65,13 +68,15 @@ class Launcher:
             device=self._site.device,
             environment=environment,
         )
-        triton = self._spawn(runtime, planned)
+        triton = self._spawn(runtime, planned, patience)
         try:
             await triton.listen()
             await triton.load(lanes)
             if (emulation := self._site.emulation) is not None:
                 folder = self._site.repository(run)
                 await emulation.settle_in(triton.admin, triton.config, artifact, folder, began_s)
+            else:
+                await triton.try_out()
         except BaseException:
             await triton.kill()
             raise
@@ -86,7 +91,7 @@ class Launcher:
             self._site.ledger.forget(run)
             raise
 
-    def _spawn(self, runtime: Runtime, planned: Record) -> TritonProcess:
+    def _spawn(self, runtime: Runtime, planned: Record, patience: int) -> TritonProcess:
         site, run = self._site, planned.run
         arguments = [
             str(runtime.tritonserver),
@@ -102,8 +107,8 @@ class Launcher:
             f"--exit-timeout-secs={STOP_GRACE_S:.0f}",
             f"--backend-config=python,shm-region-prefix-name={site.prefix(run)}-",
         ]
-        log = site.home.log_path(planned.model, planned.digest, run)
-        with log.open("ab") as output:
+        log = TritonLog(site.home.log_path(planned.model, planned.digest, run))
+        with log.path.open("ab") as output:
             child = subprocess.Popen(
                 arguments,
                 env={**runtime.environment, **planned.environment},
@@ -118,6 +123,7 @@ class Launcher:
         record = dataclasses.replace(planned, pid=child.pid, started_ticks=ticks)
         site.ledger.write(record)
         site.throttle.add(child.pid)
+        site.logs.add(run, record.model, log)
         logger().info(
             "triton.started",
             pid=child.pid,
@@ -126,7 +132,7 @@ class Launcher:
             purpose=record.purpose,
             sm_percent=record.sm_percent,
         )
-        return TritonProcess(record, log, site, child)
+        return TritonProcess(record, log, site, child, patience=patience)
 
     def outdated(self, triton: TritonProcess, sm_percent: int) -> bool:
         """Whether a process lacks what it would be given now, and so has to be replaced."""
@@ -149,13 +155,14 @@ class Launcher:
         await self._sweep(runs)
         for triton in adopted.values():
             self._site.throttle.add(triton.record.pid)
+            self._site.logs.add(triton.record.run, triton.record.model, triton.log)
             logger().info("triton.adopted", pid=triton.record.pid, model=triton.record.model)
         return [*adopted.values()]
 
     async def _consider(self, record: Record) -> TritonProcess | None:
         """Give the process on record if it serves; if it only runs, end it."""
         log = self._site.home.log_path(record.model, record.digest, record.run)
-        triton = TritonProcess(record, log, self._site)
+        triton = TritonProcess(record, TritonLog(log), self._site)
         if not triton.alive():
             return None
         # The earlier agent may have died while it was stopped.

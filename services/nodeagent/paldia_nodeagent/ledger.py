@@ -36,6 +36,7 @@ class Record:
     started_ticks: int = 0
     endpoint: str = ""
     load_s: float = 0.0
+    loaded_bytes: int = 0
     sm_percent: int = 100
     device: str = "auto"
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -32,6 +32,8 @@ from paldia_nodeagent.home import Home
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.ledger import Ledger
 from paldia_nodeagent.link import ControllerLink
+from paldia_nodeagent.logs import LogRelay
+from paldia_nodeagent.memory import Memory
 from paldia_nodeagent.profiler import Profiler
 from paldia_nodeagent.reconciler import Reconciler
 from paldia_nodeagent.reporter import Reporter, describe_hardware
@@ -41,6 +43,7 @@ from paldia_nodeagent.throttle import Throttle
 from paldia_nodeagent.upkeep import keep_up, look_for_triton
 
 _EMULATED = "emulated:"
+_EMULATOR_CHANGES_S = 15.0
 
 
 class NodeAgentSettings(ServiceSettings):
@@ -94,6 +97,19 @@ class NodeAgentSettings(ServiceSettings):
         le=1,
         description="part of a GPU's memory that one model may take, where MPS runs",
     )
+    stall_s: float = Field(
+        default=3.0,
+        ge=2,
+        le=3600,
+        description="time a model may show no life, loading or serving, before it counts as hung",
+    )
+    memory_limit_share: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="share of the machine's memory that one model's Triton may hold; near it, "
+        "another takes its place",
+    )
 
     @property
     def emulated_kind(self) -> str:
@@ -128,8 +144,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         else Gpus(home.mps, memory_share=settings.gpu_memory_share)
     )
     finder = RuntimeFinder(settings.tritonserver, home.backends)
-    # An emulated card is slowed itself.
-    throttle = Throttle(settings.slowdown if emulation is None else 1.0)
+    throttle, logs = _throttle(settings), LogRelay()
     launcher = Launcher(
         Site(
             home,
@@ -137,10 +152,13 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             finder,
             throttle,
             accelerators,
+            Memory(int(settings.memory_limit_share * cpu.memory_bytes), cpu.memory_free_bytes),
+            logs,
             host=settings.triton_host,
             load_limit_s=settings.load_limit_s,
             device=settings.device,
             emulation=emulation,
+            stall_s=_stall_s(settings),
         )
     )
     link = ControllerLink(settings.controller)
@@ -172,7 +190,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             stream = tasks.create_task(link.run(node, reporter.report, take, ended))
             profiling = tasks.create_task(profiler.run())
-            upkeep = tasks.create_task(keep_up(finder, throttle, on_change=link.wake))
+            upkeep = tasks.create_task(keep_up(finder, throttle, logs, on_change=link.wake))
             announce_ready(settings.ready_file, {"node_id": settings.node_id})
             logger().info("agent.ready", node_id=settings.node_id, cores=cpu.cores)
             await stop.wait()
@@ -187,6 +205,16 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         throttle.stop()
         await link.close()
         home.close()
+
+
+def _throttle(settings: NodeAgentSettings) -> Throttle:
+    # An emulated card is slowed itself.
+    return Throttle(1.0 if settings.emulated_kind else settings.slowdown)
+
+
+def _stall_s(settings: NodeAgentSettings) -> float:
+    # Models on an emulated card wait while a new emulator takes the place of one that died.
+    return max(settings.stall_s, _EMULATOR_CHANGES_S if settings.emulated_kind else 0.0)
 
 
 def _emulation(settings: NodeAgentSettings, home: Home) -> Emulation | None:

@@ -14,9 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from paldia_nodeagent.stillness import Work
+
 EMULATOR = "paldia_nodeagent.emulator.server"
 """The module that runs as an emulator."""
 _POLL_S = 0.02
+# The name as the kernel keeps it, cut to 15 bytes.
+_STUB_NAME = "triton_python_b"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory is there and nowhere else
 
 
@@ -45,17 +49,17 @@ async def wait_dead(pids: Iterable[int], limit_s: float) -> None:
         await asyncio.sleep(_POLL_S)
 
 
-def fates_of_children(pid: int, name: str) -> dict[int, int | None]:
-    """Give how the children of a process whose names start with `name` ended, by pid.
+def fates_of_stubs(pid: int) -> dict[int, int | None]:
+    """Give how the Python stubs of a Triton ended, by pid.
 
-    None is a living child; otherwise the exit code, or minus the number of the signal
-    that killed it. Only children that their parent hasn't asked after are known.
+    None is a living one; otherwise the exit code, or minus the number of the signal that
+    killed it. Only those that Triton hasn't asked after are known.
     """
     fates: dict[int, int | None] = {}
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(pid).children():
             with contextlib.suppress(psutil.NoSuchProcess, OSError):
-                if child.name().startswith(name):
+                if child.name().startswith(_STUB_NAME):
                     fates[child.pid] = _fate(child)
     return fates
 
@@ -124,18 +128,29 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
-def demanded_cpu_s(pid: int) -> float:
-    """Give the CPU seconds that a process and all below it had, or waited for while others ran.
-
-    Without the wait, a process that shares its cores would seem to want less.
-    """
-    total_s = 0.0
+def work(pid: int) -> Work:
+    """Give what a process and all below it have done so far."""
+    cpu_s, moved_bytes = 0.0, 0
+    waits_s: dict[int, float] = {}
+    on_disk = False
     for process in _tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             times = process.cpu_times()
-            total_s += times.user + times.system
+            cpu_s += times.user + times.system
+            on_disk = on_disk or process.status() == psutil.STATUS_DISK_SLEEP
+            moved = process.io_counters()
+            moved_bytes += moved.read_chars + moved.write_chars + moved.read_bytes
         for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
             # Nanoseconds run, nanoseconds waited, times run; absent on some kernels.
             with contextlib.suppress(OSError, IndexError):
-                total_s += int(thread.read_text().split()[1]) / 1e9
-    return total_s
+                waits_s[int(thread.parent.name)] = int(thread.read_text().split()[1]) / 1e9
+    return Work(cpu_s, waits_s, moved_bytes, on_disk)
+
+
+def voluntary_switches(pids: Iterable[int]) -> dict[int, int]:
+    """Give how often the first thread of each process gave up its core by itself, by pid."""
+    switches = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            switches[pid] = int(psutil.Process(pid).num_ctx_switches().voluntary)
+    return switches

@@ -9,6 +9,8 @@ from paldia_nodeagent.devices.base import Accelerators
 from paldia_nodeagent.emulator.emulation import Emulation
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.ledger import Ledger
+from paldia_nodeagent.logs import LogRelay
+from paldia_nodeagent.memory import Memory
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.throttle import Throttle
 
@@ -17,8 +19,8 @@ from paldia_nodeagent.throttle import Throttle
 class Site:
     """What the Tritons on a node have in common.
 
-    They listen on `host`, and a model may take `load_limit_s` seconds to load. They run on
-    `device`, by `emulation` where it isn't real.
+    They listen on `host`. A model may take `load_limit_s` seconds to load, and show no life
+    for `stall_s` seconds. They run on `device`, by `emulation` where it isn't real.
     """
 
     home: Home
@@ -26,8 +28,11 @@ class Site:
     finder: RuntimeFinder
     throttle: Throttle
     accelerators: Accelerators
+    memory: Memory
+    logs: LogRelay
     host: str
     load_limit_s: float
+    stall_s: float
     device: str = "auto"
     emulation: Emulation | None = None
 

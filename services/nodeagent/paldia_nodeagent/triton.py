@@ -13,7 +13,8 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
+from collections.abc import Coroutine
+from typing import Any
 
 import grpc
 import psutil
@@ -22,7 +23,12 @@ from paldia.core.errors import NotServableError, UnavailableError
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes, processes, repository
 from paldia_nodeagent.admin import TritonAdmin
+from paldia_nodeagent.health import Health
+from paldia_nodeagent.inputs import smallest_request
 from paldia_nodeagent.ledger import Record
+from paldia_nodeagent.loading import LoadHungError, guard
+from paldia_nodeagent.logs import TritonLog
+from paldia_nodeagent.memory import Verdict
 from paldia_nodeagent.repository import ModelConfig
 from paldia_nodeagent.site import Site
 
@@ -31,19 +37,7 @@ STOP_GRACE_S = 10.0
 _START_LIMIT_S = 30.0
 DEATH_LIMIT_S = 5.0
 """Time that a killed process may take to be gone."""
-_SILENCES_MOST = 2
-# Triton asks after a stub that it ended itself sooner than this.
-_STUB_ENDS_S = 2.0
 _POLL_S = 0.05
-_LOG_LIMIT_BYTES = 4 << 20
-_LOG_KEPT_BYTES = 1 << 20
-_LOG_READ_BYTES = 256 << 10
-# The name as the kernel keeps it, cut to 15 bytes.
-_STUB_NAME = "triton_python_b"
-
-
-class LoadHungError(NotServableError):
-    """A load that didn't end in time; the Triton it hangs in is of no more use."""
 
 
 class TritonProcess:
@@ -52,17 +46,22 @@ class TritonProcess:
     def __init__(
         self,
         record: Record,
-        log: Path,
+        log: TritonLog,
         site: Site,
         child: subprocess.Popen[bytes] | None = None,
+        *,
+        patience: int = 1,
     ) -> None:
+        """Take up the process on record; `patience` times as long as usual it may stand still."""
         self.record = record
         self.config: ModelConfig = None
-        self._log = log
+        self.log = log
         self._site = site
         self._child = child
         self._admin: TritonAdmin | None = None
-        self._silences = 0
+        self._stall_s = site.stall_s * patience * site.throttle.slowdown
+        self._health: Health | None = None
+        self._single_s = 0.0
 
     @property
     def admin(self) -> TritonAdmin:
@@ -82,6 +81,14 @@ class TritonProcess:
         """Whether the process runs."""
         return processes.started_ticks(self.record.pid) == self.record.started_ticks
 
+    def judge_memory(self) -> Verdict:
+        """Say what follows from the memory it holds.
+
+        Raises:
+            UnavailableError: it is at its limit.
+        """
+        return self._site.memory.judge(self.memory_bytes(), self.record.loaded_bytes)
+
     def memory_bytes(self) -> int:
         """Give its resident memory, stubs included."""
         return processes.resident_bytes(self.record.pid)
@@ -94,8 +101,11 @@ class TritonProcess:
         return self.memory_bytes()
 
     def demanded_cpu_s(self) -> float:
-        """Give the CPU seconds it had or waited for so far, stubs included."""
-        return processes.demanded_cpu_s(self.record.pid)
+        """Give the CPU seconds it had or waited for so far, stubs included.
+
+        Without the wait, a process that shares its cores would seem to want less.
+        """
+        return processes.work(self.record.pid).demanded_s
 
     async def listen(self) -> None:
         """Wait until its server answers.
@@ -107,7 +117,7 @@ class TritonProcess:
         deadline_s = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline_s:
             if not self.alive():
-                said = causes.fit_to_tell(causes.log_cause(self.log_since(0)))
+                said = causes.fit_to_tell(causes.log_cause(self.log.since(0)))
                 raise NotServableError(f"Triton didn't start: {said or 'it said nothing'}")
             if port := self._port():
                 host = self._site.host
@@ -137,16 +147,10 @@ class TritonProcess:
             await self._load(repository.override_json(repository.with_lanes(self.config, lanes)))
 
     async def _load(self, override: str) -> None:
-        position = self._log_bytes()
-        call = asyncio.create_task(
-            self.admin.load(self.record.model, override, self._site.load_limit_s)
-        )
-        watch = asyncio.create_task(self._see_stub_die())
+        limit_s = self._site.load_limit_s
+        position = self.log.size_bytes()
         try:
-            await asyncio.wait({call, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not call.done():
-                raise LoadHungError(f"{watch.result()}; {self._cause('', position)}")
-            await call
+            await self._unless_hung(self.admin.load(self.record.model, override, limit_s), position)
         except grpc.aio.AioRpcError as error:
             if not self.alive():
                 raise NotServableError(
@@ -154,67 +158,109 @@ class TritonProcess:
                 ) from error
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise LoadHungError(
-                    f"not loaded within {self._site.load_limit_s:g} s; {self._cause('', position)}"
+                    f"not loaded within {limit_s:g} s; {self._cause('', position)}"
                 ) from error
             raise NotServableError(self._cause(error.details() or "", position)) from error
-        finally:
-            call.cancel()
-            watch.cancel()
         self.config = await self.admin.config(self.record.model)
+
+    async def _unless_hung(self, call: Coroutine[None, None, None], position: int) -> None:
+        """Await a call, unless it is seen that it won't end.
+
+        Raises:
+            LoadHungError: it won't, with what was logged after `position`.
+            NotServableError: it takes too much memory, the same.
+        """
+        work = asyncio.create_task(call)
+        watch = asyncio.create_task(guard(self.record.pid, self._stall_s, self._site.memory))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            await (work if work.done() else watch)
+        except NotServableError as error:
+            raise type(error)(f"{error}; {self._cause('', position)}") from error
+        finally:
+            work.cancel()
+            watch.cancel()
 
     def _cause(self, message: str, position: int) -> str:
         reason = causes.load_reason(
             message,
-            self.log_since(position),
+            self.log.since(position),
             str(self._site.repository(self.record.run)),
             self._site.finder.backend_names(),
         )
         return reason or "it said nothing"
 
-    async def _see_stub_die(self) -> str:
-        """Wait for a stub that is dead and stays so, and give its end.
+    async def try_out(self) -> None:
+        """Have the model that was loaded answer, for the first time and once more.
 
-        Triton waits for ever for a stub that dies while it loads.
-        """
-        dead: set[int] = set()
-        while True:
-            await asyncio.sleep(_STUB_ENDS_S)
-            fates = self._stub_fates()
-            gone = {pid for pid, fate in fates.items() if fate is not None}
-            if stayed := sorted(dead & gone):
-                code = fates[stayed[0]] or 0
-                how = f"with exit code {code}" if code >= 0 else f"by signal {-code}"
-                return f"its Python process ended {how} while loading"
-            dead = gone
-
-    async def check_health(self) -> None:
-        """Check what makes it able to answer; Triton alone still calls a dead stub ready.
+        What it answers doesn't matter, an error included; that it can, and how fast, does.
 
         Raises:
-            UnavailableError: it isn't, with what is wrong.
+            LoadHungError: it doesn't answer.
+            NotServableError: its first batch ends its process.
+        """
+        probe = self._probe()
+        limit_s = self._site.load_limit_s
+        for _ in range(2 if probe is not None else 0):
+            position, began_s = self.log.size_bytes(), time.monotonic()
+            try:
+                await self._unless_hung(self.admin.infer(probe, limit_s), position)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise LoadHungError(
+                        f"it loads, but doesn't answer within {limit_s:g} s"
+                    ) from error
+                if not self.alive() or len(self._stubs()) < self._stubs_wanted():
+                    cause = self._cause(error.details() or "", position)
+                    raise NotServableError(
+                        f"it loads, but its first batch ends it: {cause}"
+                    ) from error
+            self._single_s = time.monotonic() - began_s
+
+    def _probe(self) -> Any:
+        model = self.record.model
+        folder = self._site.repository(self.record.run) / model
+        return smallest_request(model, self.config, folder)
+
+    def _stubs(self) -> list[int]:
+        fates = processes.fates_of_stubs(self.record.pid)
+        return [pid for pid, fate in fates.items() if fate is None]
+
+    def _stubs_wanted(self) -> int:
+        return self.lanes if self.config.backend == "python" else 0
+
+    async def check_health(self) -> bool:
+        """Check what makes it able to answer; Triton alone still calls a dead stub ready.
+
+        Gives whether all is as it should be; if not, look again soon.
+
+        Raises:
+            UnavailableError: it isn't able, with what is wrong.
         """
         if not self.alive():
             raise UnavailableError("Triton died")
-        if self.config.backend == "python":
-            stubs = sum(fate is None for fate in self._stub_fates().values())
-            if stubs < self.lanes:
-                raise UnavailableError(
-                    f"{self.lanes - stubs} of {self.lanes} Python stubs died; "
-                    "Triton never restarts them"
-                )
-        answers = await self.admin.live() and await self.admin.ready(self.record.model)
-        # Once may be the machine's fault: a paused one wakes up past every deadline.
-        self._silences = 0 if answers else self._silences + 1
-        if self._silences >= _SILENCES_MOST:
-            raise UnavailableError("Triton doesn't answer that it is ready")
-        self._trim_log()
-
-    def _stub_fates(self) -> dict[int, int | None]:
-        return processes.fates_of_children(self.record.pid, _STUB_NAME)
+        stubs, wanted = self._stubs(), self._stubs_wanted()
+        if len(stubs) < wanted:
+            raise UnavailableError(
+                f"{wanted - len(stubs)} of {wanted} Python stubs died; Triton never restarts them"
+            )
+        if self._health is None:
+            self._health = Health(
+                self.admin,
+                self.record.pid,
+                self.record.model,
+                self._probe(),
+                largest=self.config.max_batch_size,
+                single_s=self._single_s,
+                stall_s=self._stall_s,
+            )
+        return await self._health.check(stubs)
 
     def settle(self, load_s: float) -> None:
         """Put it on record as serving, so that a later agent may adopt it."""
-        self.record = dataclasses.replace(self.record, load_s=load_s)
+        self.record = dataclasses.replace(
+            self.record, load_s=load_s, loaded_bytes=self.memory_bytes()
+        )
         self._site.ledger.write(self.record)
 
     async def end(self, grace_s: float = STOP_GRACE_S) -> None:
@@ -241,32 +287,11 @@ class TritonProcess:
         await processes.wait_dead([self.record.pid, *stubs], DEATH_LIMIT_S)
         if self._child is not None:
             self._child.poll()
+        if self._health is not None:
+            self._health.close()
         if self._admin is not None:
             await self._admin.close()
         processes.remove_shared_memory(prefix)
+        self._site.logs.remove(self.record.run)
         self._site.ledger.forget(self.record.run)
         logger().info("triton.ended", pid=self.record.pid, model=self.record.model)
-
-    def log_since(self, position: int) -> str:
-        """Give what it logged since a position, or the end of that if it is much."""
-        try:
-            with self._log.open("rb") as file:
-                size_bytes = file.seek(0, os.SEEK_END)
-                start = position if position <= size_bytes else 0
-                file.seek(max(start, size_bytes - _LOG_READ_BYTES))
-                return file.read(_LOG_READ_BYTES).decode(errors="replace")
-        except OSError:
-            return ""
-
-    def _log_bytes(self) -> int:
-        return self._log.stat().st_size if self._log.is_file() else 0
-
-    def _trim_log(self) -> None:
-        """Keep the end of a log grown too long. Triton appends, so it goes on after it."""
-        if self._log_bytes() > _LOG_LIMIT_BYTES:
-            with self._log.open("r+b") as file:
-                file.seek(-_LOG_KEPT_BYTES, os.SEEK_END)
-                tail = file.read(_LOG_KEPT_BYTES)
-                file.truncate(0)
-            with self._log.open("ab") as file:
-                file.write(tail)

@@ -1,4 +1,4 @@
-"""What the agent looks after all the time: that there is a Triton, and the slowdown's process."""
+"""What the agent looks after all the time: that there is a Triton, the slowdown's process, logs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 
 from paldia.kit.observability import logger
+from paldia_nodeagent.logs import LogRelay
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.throttle import Throttle
 
@@ -25,12 +26,13 @@ async def look_for_triton(finder: RuntimeFinder) -> None:
 
 
 async def keep_up(
-    finder: RuntimeFinder, throttle: Throttle, *, on_change: Callable[[], None]
+    finder: RuntimeFinder, throttle: Throttle, logs: LogRelay, *, on_change: Callable[[], None]
 ) -> None:
-    """Look until there is a Triton, and keep the slowdown going; until cancelled."""
+    """Look until there is a Triton, keep the slowdown going, pass on logs; until cancelled."""
     for check in itertools.count(1):
         await asyncio.sleep(_CHECK_EVERY_S)
         throttle.check()
+        logs.follow()
         if not finder.found and check % _LOOK_EVERY == 0:
             await look_for_triton(finder)
             on_change()

@@ -51,6 +51,10 @@ class Cpu:
         memory = psutil.virtual_memory()
         return int(memory.total - memory.available)
 
+    def memory_free_bytes(self) -> int:
+        """Memory that is free for more."""
+        return max(self.memory_bytes - self.memory_used_bytes(), 0)
+
 
 def find_memory_limit(cgroups: Path) -> tuple[Path, int] | None:
     """Give this process's control group with a memory limit, and the limit in bytes."""
