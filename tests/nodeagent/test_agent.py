@@ -305,6 +305,64 @@ def test_profiles(controller: Any, node: Any, make_model: Any, wait_until: Any) 
     wait_until("the result is dropped", lambda: not controller.report.profile_results)
 
 
+def test_a_full_profile_says_how_batches_slow_each_other(
+    controller: Any, node: Any, make_model: Any
+) -> None:
+    # It waits and takes nothing, so any number of them fit.
+    digest = controller.publish(make_model("waits", body="time.sleep(0.02)"))
+    controller.ask_profile("full", "waits", digest, max_batch_size=1, budget_s=4, full=True)
+    result = controller.wait_profile("full")
+    profile = result.profile
+    assert not profile.failure
+    assert profile.full
+    assert len(profile.interference) >= 4
+    assert max(profile.interference) < 1.5
+    assert [between.batch_size for between in profile.fit.between] == [1]
+    assert all(share.share <= 0.5 for share in profile.demand)
+    assert profile.watts == 0
+    # A deployment has the lanes that its plan gives it, not those that were measured.
+    config = model_config_pb2.ModelConfig.FromString(result.model_config)
+    assert sum(group.count for group in config.instance_group) == 1
+    assert not [record for record in node.records if record["purpose"] == "profile"]
+    controller.withdraw_profile("full")
+
+
+def test_a_full_profile_waits_while_its_node_serves(
+    controller: Any, node: Any, make_model: Any, wait_until: Any
+) -> None:
+    served = controller.publish(make_model("served", body="time.sleep(0.01)"))
+    controller.want("served", served)
+    endpoint = controller.wait_status("served", READY).endpoint
+    digest = controller.publish(make_model("later", body="time.sleep(0.001)"))
+    stop, answers = threading.Event(), []
+
+    def call() -> None:
+        while not stop.is_set():
+            answers.append(infer(endpoint, "served"))
+
+    traffic = threading.Thread(target=call)
+    traffic.start()
+    try:
+        wait_until("it serves", lambda: answers)
+        controller.ask_profile("later", "later", digest, budget_s=1, full=True, patience_s=60)
+
+        def waits() -> bool:
+            return any("serves" in it.stage for it in controller.report.profile_progress)
+
+        wait_until("it waits", waits)
+        assert not [record for record in node.records if record["purpose"] == "profile"]
+    finally:
+        stop.set()
+        traffic.join()
+    profile = controller.wait_profile("later").profile
+    assert profile.full
+    assert not controller.report.profile_progress
+    assert set(answers) == {2.0}
+    controller.withdraw_profile("later")
+    controller.want("served", served, lanes=0)
+    controller.wait_gone("served")
+
+
 def test_profile_says_why_it_failed_and_one_withdrawn_stops(
     controller: Any, node: Any, make_model: Any, wait_until: Any
 ) -> None:

@@ -65,6 +65,24 @@ class TritonAdmin:
             raise UnavailableError(f"Triton gave no model config: {error.details()}") from error
         return answer.config
 
+    async def busy_s(self, model: str) -> float:
+        """Give the seconds that a model has computed so far, each request's counted by itself.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        try:
+            answer = await self._stub.ModelStatistics(request, timeout=CALL_LIMIT_S)
+        except grpc.aio.AioRpcError as error:
+            raise UnavailableError(f"Triton gave no statistics: {error.details()}") from error
+        computed_ns = 0
+        for stats in answer.model_stats:
+            computed_ns += stats.inference_stats.compute_infer.ns
+            # A model that answers as often as it likes is counted by answers.
+            computed_ns += sum(part.compute_infer.ns for part in stats.response_stats.values())
+        return computed_ns / 1e9
+
     async def infer(self, request: Any, limit_s: float) -> None:
         """Run one inference.
 
