@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from paldia.cli import render
+from paldia.cli import render, render_profile
 from paldia.cli.options import (
     KEEP_ALIVE_S,
     MAX_BATCH,
@@ -22,7 +22,7 @@ from paldia.cli.options import (
 from paldia.cli.output import print_json, show
 from paldia.cli.progress import progress
 from paldia.cli.recalling import recall
-from paldia.client import Client, OverloadPolicy
+from paldia.client import Client, Measuring, OverloadPolicy
 from paldia.client.deploying import DEPLOY_TIMEOUT_S, model_name
 from paldia.core.errors import NotServableError
 
@@ -169,12 +169,29 @@ def profile(
     hardware: Annotated[
         str | None, typer.Option(metavar="KIND", help="Kind of hardware.  [default: each]")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Only what a first deploy measures; serving isn't waited for."
+        ),
+    ] = False,
     controller: Controller = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model again on each kind of hardware."""
-    with Client(controller) as client:
-        found = client.profile(name, hardware=hardware)
-    print_json({"profiles": found}) if as_json else show(render.profiles(found))
+    """Measure a model again on each kind of hardware.
+
+    How long batches take, how they slow each other, what of the device one takes, memory,
+    loading and power. It waits while the node that measures serves requests.
+    """
+    console = Console(stderr=True, quiet=as_json)
+    with Client(controller) as client, progress(console, name) as tell:
+
+        def hear(measuring: tuple[Measuring, ...]) -> None:
+            stages = [f"{one.node_id or one.hardware} {one.stage}" for one in measuring]
+            done = sum(one.fraction for one in measuring) / len(measuring)
+            tell("is measured", ", ".join(stages), done)
+
+        found = client.profile(name, hardware=hardware, quick=quick, on_progress=hear)
+    print_json({"profiles": found}) if as_json else show(render_profile.profiles(found))
     if found and all(one.failure for one in found):
         raise NotServableError(f"{name!r} could be measured nowhere: {found[0].failure}")

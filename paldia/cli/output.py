@@ -84,3 +84,8 @@ def as_text(*parts: RenderableType) -> str:
     console = Console(file=out, width=_PIPE_WIDTH, no_color=True, markup=False, highlight=False)
     console.print(Group(*parts))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def moment(time: datetime | None) -> str:
+    """Give a moment in local time; `-` if it is unknown."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else "-"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from rich.console import RenderableType
 from rich.table import Table
 
 from paldia.cli import render_gpus
-from paldia.cli.output import table
+from paldia.cli.output import moment, table
+from paldia.cli.render_profile import profiles, stale
 from paldia.client import (
-    BatchShare,
     Candidate,
     ClusterStatus,
     Decision,
@@ -22,7 +21,6 @@ from paldia.client import (
     Node,
     Placement,
     PlacementState,
-    Profile,
     Revision,
 )
 
@@ -150,6 +148,7 @@ def status(found: ClusterStatus) -> list[RenderableType]:
         f"of which   {_split(found)}",
         *([f"energy     {_energy(found)} Wh so far"] if found.energy_j else []),
         f"decisions  {found.decisions}, of which {found.moves} moved a model",
+        *map(stale, found.stale_profiles),
         "",
         *nodes(found.nodes),
         models(found.models),
@@ -249,44 +248,6 @@ def _decisions(found: Sequence[Decision]) -> Table:
     return table(headings, rows, title="Decisions, newest first")
 
 
-def profiles(found: Sequence[Profile], title: str = "") -> RenderableType:
-    """Give a line for each kind of hardware: what a batch takes, by its size."""
-    headings = (
-        *("HARDWARE", "NODE", "MS BY BATCH", "DEVICE BY BATCH", "SMS BY BATCH"),
-        *("SLOWDOWN OF 1, 2, ...", ">LOAD S", ">MB", ">WATTS", "FIGURES", "WHEN", "FAILURE"),
-    )
-    rows = [
-        (
-            profile.hardware,
-            profile.node_id,
-            ", ".join(f"{at.batch_size}: {at.latency_s * 1e3:.1f}" for at in profile.points),
-            _by_batch(profile.demand),
-            _by_batch(profile.sm_share),
-            ", ".join(f"{factor:.2f}" for factor in profile.interference),
-            f"{profile.load_s:.1f}" if profile.points else "",
-            f"{profile.memory_bytes / 1e6:.0f}" if profile.points else "",
-            f"{profile.watts:.0f}" if profile.watts else "",
-            profile.provenance.value if profile.points else "",
-            moment(profile.measured_at),
-            profile.failure.partition("\n")[0],
-        )
-        for profile in found
-    ]
-    return table(headings, rows, title=title)
-
-
-def _by_batch(shares: Sequence[BatchShare]) -> str:
-    """Give shares in percent by batch size; a single one holds for every size."""
-    if len(shares) == 1:
-        return f"{shares[0].share:.0%}"
-    return ", ".join(f"{at.batch_size}: {at.share:.0%}" for at in shares)
-
-
 def slo(revision: Revision) -> str:
     """Give an objective as `100 ms / 99 %`."""
     return f"{revision.slo.latency_s * 1e3:g} ms / {revision.slo.share * 100:g} %"
-
-
-def moment(time: datetime | None) -> str:
-    """Give a moment in local time; `-` if it is unknown."""
-    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else "-"

@@ -7,7 +7,7 @@ from datetime import datetime
 from rich.console import RenderableType
 
 from paldia.cli import render
-from paldia.cli.output import table
+from paldia.cli.output import moment, table
 from paldia.cli.rerun import Rerun
 from paldia.client import Decision, Record
 
@@ -19,7 +19,7 @@ def record(found: Record, at: datetime) -> list[RenderableType]:
     """Give the decision that was in force at a moment, with all its candidates."""
     made = found.decision
     return [
-        f"{made.model}, in force at {render.moment(at)}: decided {render.moment(made.decided_at)} "
+        f"{made.model}, in force at {moment(at)}: decided {moment(made.decided_at)} "
         f"for generation {made.generation}: {_done(made, unchanged=found.unchanged)}",
         "",
         *render.decision(made, "then"),

@@ -41,6 +41,7 @@ from paldia.client.results import (
     Failure,
     Frontend,
     LatencyPoint,
+    Measuring,
     Model,
     ModelChange,
     ModelPhase,
@@ -48,8 +49,11 @@ from paldia.client.results import (
     Placement,
     PlacementState,
     Profile,
+    ProfileCheck,
     Provenance,
     Revision,
+    ShareRange,
+    StaleProfile,
 )
 from paldia.client.sync import Client
 from paldia.core.types import NodeState, OverloadPolicy, Slo
@@ -70,6 +74,7 @@ __all__ = [
     "GpuFault",
     "GpuProcess",
     "LatencyPoint",
+    "Measuring",
     "Model",
     "ModelChange",
     "ModelPhase",
@@ -79,9 +84,12 @@ __all__ = [
     "Placement",
     "PlacementState",
     "Profile",
+    "ProfileCheck",
     "Provenance",
     "Record",
     "RecordedStep",
     "Revision",
+    "ShareRange",
     "Slo",
+    "StaleProfile",
 ]

@@ -22,6 +22,7 @@ from paldia.client.flows import (
     Changes,
     Flow,
     Follow,
+    OnMeasuring,
     Pause,
     Result,
     Work,
@@ -157,10 +158,28 @@ class AsyncClient:
         return await self._run(flows.decision(name, at, with_step=with_step))
 
     async def profile(
-        self, name: str, *, hardware: str | None = None, timeout_s: float = PROFILE_TIMEOUT_S
+        self,
+        name: str,
+        *,
+        hardware: str | None = None,
+        quick: bool = False,
+        timeout_s: float = PROFILE_TIMEOUT_S,
+        on_progress: OnMeasuring = lambda measuring: None,
     ) -> tuple[results.Profile, ...]:
-        """Measure a model again, on one kind of hardware or on each, and wait for it."""
-        return await self._run(flows.profile(name, hardware=hardware or "", timeout_s=timeout_s))
+        """Measure a model again, on one kind of hardware or on each, and wait for it.
+
+        With `quick` only what a first deploy measures: not how batches slow each other.
+        `on_progress` is told now and then what is still being measured, and how far it is.
+        """
+        return await self._run(
+            flows.profile(
+                name,
+                hardware=hardware or "",
+                quick=quick,
+                timeout_s=timeout_s,
+                on_progress=on_progress,
+            )
+        )
 
     async def infer_client(self, address: str | None = None) -> InferenceServerClient:
         """Give a `tritonclient.grpc.aio.InferenceServerClient`. See `Client.infer_client`."""
@@ -197,7 +216,7 @@ class AsyncClient:
                 return await asyncio.sleep(seconds)
 
     async def _follow(self, step: Follow) -> Any:
-        stream = self._stub.WatchModels(step.request, timeout=step.timeout_s)
+        stream = getattr(self._stub, step.method)(step.request, timeout=step.timeout_s)
         try:
             with self._errors(step.timeout_s):
                 async for message in stream:

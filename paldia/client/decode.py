@@ -130,6 +130,10 @@ def status(message: control_pb2.GetStatusResponse) -> results.ClusterStatus:
         idle_cost_usd=message.idle_cost_usd,
         energy_j=message.energy_joules,
         estimated_energy_j=message.estimated_energy_joules,
+        stale_profiles=tuple(
+            results.StaleProfile(stale.model, stale.hardware, _check(stale.check))
+            for stale in message.stale_profiles
+        ),
     )
 
 
@@ -155,7 +159,22 @@ def profile(message: types_pb2.Profile) -> results.Profile:
         sm_share=_batch_shares(convert.batch_share_points(message.sm_share)),
         interference=tuple(message.interference),
         watts=message.watts,
+        full=message.full,
+        fit_error=message.fit.error if message.HasField("fit") else None,
+        demand_between=tuple(
+            results.ShareRange(it.batch_size, it.least, it.greatest) for it in message.fit.between
+        ),
+        check=_check(message.check) if message.HasField("check") else None,
     )
+
+
+def _check(message: types_pb2.ProfileCheck) -> results.ProfileCheck:
+    return results.ProfileCheck(message.ratio, message.batches, message.stale)
+
+
+def measuring(message: control_pb2.MeasureProgress) -> results.Measuring:
+    """Decode how far a measurement is."""
+    return results.Measuring(message.hardware, message.node_id, message.stage, message.fraction)
 
 
 def _batch_shares(points: Iterable[tuple[int, float]]) -> tuple[results.BatchShare, ...]:

@@ -132,7 +132,9 @@ def _wait(order: Deploy, generation: int, accepted: results.Model) -> Flow[resul
 
     while (left_s := ends_s - time.monotonic()) > 0:
         try:
-            done: results.Model | None = yield Follow(pb.WatchModelsRequest(name=name), see, left_s)
+            done: results.Model | None = yield Follow(
+                "WatchModels", pb.WatchModelsRequest(name=name), see, left_s
+            )
         except (UnavailableError, ExpiredError):
             done = None
         if done is not None:

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias, TypeVar
 from paldia.api import convert
 from paldia.api.v1 import control_pb2 as pb
 from paldia.client import decisions, decode, results
-from paldia.core.errors import ConflictError, NotServableError
+from paldia.core.errors import ConflictError, NotServableError, UnavailableError
 from paldia.core.types import Model, OverloadPolicy, Slo
 
 Result = TypeVar("Result")
+OnMeasuring = Callable[[tuple[results.Measuring, ...]], None]
 
 CALL_TIMEOUT_S = 10.0
 PROFILE_TIMEOUT_S = 180.0
@@ -42,10 +43,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Watch a model until `see` gives something; None if the stream ends before that."""
+    """Call a method that answers with a stream, until `see` gives something for a message.
 
-    request: pb.WatchModelsRequest
-    see: Callable[[pb.WatchModelsResponse], Any]
+    None if the stream ends before that.
+    """
+
+    method: str
+    request: Any
+    see: Callable[[Any], Any]
     timeout_s: float
 
 
@@ -117,11 +122,23 @@ def decision(name: str, at: datetime | None, *, with_step: bool) -> Flow[decisio
     return decode.record(response)
 
 
-def profile(name: str, *, hardware: str, timeout_s: float) -> Flow[tuple[results.Profile, ...]]:
+def profile(
+    name: str, *, hardware: str, quick: bool, timeout_s: float, on_progress: OnMeasuring
+) -> Flow[tuple[results.Profile, ...]]:
     """Measure a model again."""
-    request = pb.ProfileModelRequest(name=name, hardware=hardware)
-    response = yield Call("ProfileModel", request, timeout_s)
-    return tuple(map(decode.profile, response.profiles))
+
+    def see(message: pb.ProfileModelResponse) -> tuple[results.Profile, ...] | None:
+        if message.progress:
+            on_progress(tuple(map(decode.measuring, message.progress)))
+        return tuple(map(decode.profile, message.profiles)) or None
+
+    request = pb.ProfileModelRequest(name=name, hardware=hardware, quick=quick)
+    found: tuple[results.Profile, ...] | None = yield Follow(
+        "ProfileModel", request, see, timeout_s
+    )
+    if found is None:
+        raise UnavailableError("the controller ended the call before all was measured")
+    return found
 
 
 def frontend_address() -> Flow[str]:

@@ -172,6 +172,7 @@ class ClusterStatus:
     idle_cost_usd: float = 0.0
     energy_j: float = 0.0
     estimated_energy_j: float = 0.0
+    stale_profiles: tuple[StaleProfile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +193,56 @@ class BatchShare:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareRange:
+    """Least and greatest share that hold for batches of one size."""
+
+    batch_size: int
+    least: float
+    greatest: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileCheck:
+    """A profile against batches that were served.
+
+    `ratio` is the mean of observed over predicted time, by the profile as it was measured;
+    `stale` says that it has to be measured anew.
+    """
+
+    ratio: float
+    batches: int
+    stale: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StaleProfile:
+    """A model whose batches take another time than was measured on a kind of hardware."""
+
+    model: str
+    hardware: str
+    check: ProfileCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How far a measurement is: `fraction` is the share of it that is done, 0 to 1."""
+
+    hardware: str
+    node_id: str
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What is known of an artifact on a kind of hardware, or why it isn't (`failure`).
 
     `demand` is the share of the device's scarcest resource that one batch takes, `sm_share`
     the least share of a GPU's SMs that keeps it at full speed, `interference` the slowdown of
     each of 1, 2, ... of its batches that run together; empty where nothing was measured.
-    `watts` is the power that the device draws while it is kept busy; 0 is unknown.
+    `watts` is the power that the device draws while it is kept busy; 0 is unknown. `full` says
+    that sharing was measured; then `fit_error` is what the fitted figures are off, as a share,
+    and `demand_between` holds the demands that explain the slowdowns almost as well.
     """
 
     hardware: str
@@ -215,6 +259,10 @@ class Profile:
     sm_share: tuple[BatchShare, ...] = ()
     interference: tuple[float, ...] = ()
     watts: float = 0.0
+    full: bool = False
+    fit_error: float | None = None
+    demand_between: tuple[ShareRange, ...] = ()
+    check: ProfileCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from paldia.core.errors import InvalidArgumentError
@@ -11,8 +12,23 @@ MEMORY_BATCHES = 200
 """Batches over which an observation fades to 1/e; and how many it takes to call a profile stale."""
 STALE_ERROR = 0.25
 """A profile this far off, as a share, has to be measured anew."""
+TRUSTED_BATCHES = 20
+"""Batches before a profile is corrected at all."""
+STEP = 0.05
+"""A correction that differs by less from the one in use, as a share, changes nothing."""
 RATIO_LIMIT = 10.0
 """Most that one batch may be off: a pause of the machine is no property of the model."""
+
+
+def batch_ratio(observed_s: float, predicted_s: float) -> float:
+    """Give how much longer a batch took than its profile says, within limits.
+
+    Raises:
+        InvalidArgumentError: a time isn't above 0 s.
+    """
+    if not (observed_s > 0 and predicted_s > 0):
+        raise InvalidArgumentError("a batch takes more than 0 s")
+    return min(max(observed_s / predicted_s, 1 / RATIO_LIMIT), RATIO_LIMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +43,24 @@ class Correction:
     ratio: float = 1.0
     batches: int = 0
 
-    def after(self, observed_s: float, predicted_s: float) -> Correction:
-        """Give the correction updated by a batch; `predicted_s` is by the profile uncorrected.
+    def after(self, mean_ratio: float, batches: int = 1) -> Correction:
+        """Give the correction updated by so many batches, whose mean ratio that was.
 
-        The first batches count alike, until there are enough to fade.
+        The first batches count alike, until there are enough to fade. A ratio is to the profile
+        uncorrected: what is predicted by a corrected one says nothing about it.
 
         Raises:
-            InvalidArgumentError: a time isn't above 0 s.
+            InvalidArgumentError: the ratio isn't above 0, or batches are below 0.
         """
-        if not (observed_s > 0 and predicted_s > 0):
-            raise InvalidArgumentError("a batch takes more than 0 s")
-        seen = min(max(observed_s / predicted_s, 1 / RATIO_LIMIT), RATIO_LIMIT)
-        weight = max(1 / MEMORY_BATCHES, 1 / (self.batches + 1))
-        return Correction(self.ratio + weight * (seen - self.ratio), self.batches + 1)
+        if not (0 < mean_ratio < math.inf and batches >= 0):
+            raise InvalidArgumentError("batches took a time above 0 s, and there are none below 0")
+        alike = max(0, min(batches, MEMORY_BATCHES - self.batches))
+        ratio = self.ratio
+        if alike:
+            ratio += (mean_ratio - ratio) * alike / (self.batches + alike)
+        fading = batches - alike
+        ratio = mean_ratio + (ratio - mean_ratio) * (1 - 1 / MEMORY_BATCHES) ** fading
+        return Correction(ratio, self.batches + batches)
 
     @property
     def error(self) -> float:
@@ -52,9 +73,19 @@ class Correction:
         return self.batches >= MEMORY_BATCHES and self.error > STALE_ERROR
 
 
-def corrected(profile: Profile, correction: Correction) -> Profile:
+def applied_ratio(applied: float, correction: Correction) -> float:
+    """Give the factor to correct by, while `applied` is the one in use.
+
+    It changes in steps, for each change is told to all who plan with it; and only on the word
+    of enough batches.
+    """
+    known = correction.batches >= TRUSTED_BATCHES
+    return correction.ratio if known and abs(correction.ratio / applied - 1) > STEP else applied
+
+
+def corrected(profile: Profile, ratio: float) -> Profile:
     """Give the profile with every latency multiplied by what was observed."""
-    if correction.ratio == 1:
+    if ratio == 1:
         return profile
-    points = tuple((batch, latency_s * correction.ratio) for batch, latency_s in profile.points)
+    points = tuple((batch, latency_s * ratio) for batch, latency_s in profile.points)
     return replace(profile, points=points)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from paldia.cli import render
+from paldia.cli import render, render_profile
 from paldia.cli.output import as_text, plain
 from paldia.client import (
     BatchShare,
@@ -31,9 +31,12 @@ from paldia.client import (
     Placement,
     PlacementState,
     Profile,
+    ProfileCheck,
     Provenance,
     Revision,
+    ShareRange,
     Slo,
+    StaleProfile,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -201,7 +204,7 @@ def test_models_tell_what_their_owner_should_know():
 
 def test_a_profile_that_failed_shows_why():
     failed = dataclasses.replace(PROFILE, points=(), failure="out of memory\nat line 3")
-    assert "out of memory" in as_text(render.profiles([failed]))
+    assert "out of memory" in as_text(render_profile.profiles([failed]))
 
 
 def test_a_profile_shows_what_its_batches_take_and_where_that_is_from():
@@ -214,13 +217,35 @@ def test_a_profile_shows_what_its_batches_take_and_where_that_is_from():
         watts=64.6,
         provenance=Provenance.IMPORTED,
     )
-    text = as_text(render.profiles([PROFILE, gpu]))
+    text = as_text(render_profile.profiles([PROFILE, gpu]))
     heading = cells(text, "HARDWARE")
     assert heading[3:6] == ["DEVICE BY BATCH", "SMS BY BATCH", "SLOWDOWN OF 1, 2, ..."]
     assert cells(text, "cpu-full")[2:4] == ["1: 10.5, 2: 20.1", "1: 25%, 2: 50%"]
-    assert "measured" in cells(text, "cpu-full")
+    assert "measured, quick" in cells(text, "cpu-full")
     assert cells(text, "gpu")[3:6] == ["90%", "1: 30%, 8: 75%", "1.00, 1.25"]
     assert {"65", "imported"} <= {*cells(text, "gpu")}
+
+
+def test_a_full_profile_shows_how_sure_it_is_and_what_serving_shows():
+    full = dataclasses.replace(
+        PROFILE,
+        full=True,
+        fit_error=0.034,
+        colocation_penalty=0.08,
+        demand_between=(ShareRange(1, 0.0, 0.25), ShareRange(2, 0.48, 0.52)),
+        check=ProfileCheck(1.4, 312, True),
+    )
+    text = as_text(render_profile.profiles([full]))
+    row = cells(text, "cpu-full")
+    assert row[3] == "1: up to 25%, 2: 50%"
+    assert {"8%", "3.4%", "1.40 x in 312, stale", "measured"} <= {*row}
+    assert "measured, quick" in cells(as_text(render_profile.profiles([PROFILE])), "cpu-full")
+
+
+def test_status_says_which_profiles_are_stale():
+    stale = StaleProfile("magika", "cpu-full", ProfileCheck(1.4, 312, True))
+    text = as_text(*render.status(dataclasses.replace(STATUS, stale_profiles=(stale,))))
+    assert "magika on cpu-full takes 1.40 times what was measured" in text
 
 
 def test_a_share_of_the_sms_shows_wherever_the_lanes_do():

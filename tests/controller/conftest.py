@@ -152,6 +152,7 @@ class Agent:
             hardware=self.hardware,
             node_id=self.node_id,
             failure=self.failure,
+            full=task.full,
         )
         if not self.failure:
             profile.load.CopyFrom(convert.duration(1))
@@ -183,6 +184,7 @@ class Frontend:
     offered: dict[str, float] = field(default_factory=dict)
     rate: dict[str, float] = field(default_factory=dict)
     backlog: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, routing_pb2.BatchCheck] = field(default_factory=dict)
 
     async def run(self, address: str) -> None:
         async with open_channel(address) as channel:
@@ -207,8 +209,11 @@ class Frontend:
                         model=model,
                         offered=round(offered),
                         backlog=self.backlog.get(model, 0),
+                        checks=[self.checks[model]] if model in self.checks else [],
                     )
-                    for model, offered in (dict.fromkeys(self.backlog, 0.0) | self.offered).items()
+                    for model, offered in (
+                        dict.fromkeys((*self.backlog, *self.checks), 0.0) | self.offered
+                    ).items()
                 ]
             )
 
@@ -271,6 +276,14 @@ class Cluster:
 
         model: types_pb2.Model = await wait_until(check, "the model becomes ready")
         return model
+
+    async def profile(
+        self, name: str = "m", *, quick: bool = False
+    ) -> list[control_pb2.ProfileModelResponse]:
+        request = control_pb2.ProfileModelRequest(name=name, quick=quick)
+        async with open_channel(self.controller.address) as channel:
+            stub = control_pb2_grpc.ControlServiceStub(channel)
+            return [it async for it in stub.ProfileModel(request, timeout=LIMIT_S)]
 
     async def call(self, method: str, request: Any) -> Any:
         async with open_channel(self.controller.address) as channel:

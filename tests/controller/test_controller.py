@@ -206,10 +206,68 @@ async def test_profile_measures_anew(cluster: Any, slow: Any) -> None:
     await cluster.deploy()
     await cluster.ready()
     slow.latency_s = 0.03
-    answer = await cluster.call("ProfileModel", control_pb2.ProfileModelRequest(name="m"))
+    *_, answer = await cluster.profile()
     assert convert.seconds(answer.profiles[0].points[0].latency) == 0.03
+    assert answer.profiles[0].full
     explained = await cluster.call("ExplainModel", control_pb2.ExplainModelRequest(name="m"))
     assert convert.seconds(explained.profiles[0].points[0].latency) == 0.03
+
+
+async def test_what_frontends_see_corrects_what_was_measured(
+    cluster: Any, slow: Any, frontend: Any, until: Any
+) -> None:
+    cluster.join(slow, frontend)
+    digest = (await cluster.deploy()).candidate.spec.artifact_digest
+    await cluster.ready()
+    lanes = await until(lambda: frontend.routes["m"].lanes, "the route has a lane")
+    assert lanes[0].correction == 1
+    assert lanes[0].artifact_digest == digest
+    frontend.checks["m"] = routing_pb2.BatchCheck(
+        node_id="slow-0", artifact_digest=digest, batches=250, ratios=500.0
+    )
+
+    def corrected() -> Any:
+        lanes = frontend.routes["m"].lanes
+        return lanes and lanes[0].correction == 2 and lanes[0]
+
+    lane = await until(corrected, "the route is corrected")
+    assert convert.seconds(lane.points[0].latency) == pytest.approx(0.04)
+    explained = await cluster.call("ExplainModel", control_pb2.ExplainModelRequest(name="m"))
+    # What was measured is told as it was.
+    assert convert.seconds(explained.profiles[0].points[0].latency) == pytest.approx(0.02)
+    assert explained.profiles[0].check.stale
+    status = await cluster.call("GetStatus", control_pb2.GetStatusRequest())
+    (stale,) = status.stale_profiles
+    assert (stale.model, stale.hardware, stale.check.ratio) == ("m", "slow", 2.0)
+    # Measured anew, it is held against the new figures.
+    await cluster.profile()
+    await until(lambda: frontend.routes["m"].lanes[0].correction == 1, "the correction has gone")
+
+
+async def test_a_stale_profile_is_measured_anew_in_idle_time(
+    cluster: Any, slow: Any, frontend: Any, until: Any
+) -> None:
+    cluster.controller.stop()
+    cluster.controller.start("--idle-s", "0.5")
+    cluster.join(slow, frontend)
+    await cluster.deploy()
+    await cluster.ready()
+
+    async def full() -> Any:
+        explained = await cluster.call("ExplainModel", control_pb2.ExplainModelRequest(name="m"))
+        return explained.profiles[0].full and explained.profiles[0]
+
+    first = await until(full, "it is measured in full")
+    slow.latency_s = 0.03
+    frontend.checks["m"] = routing_pb2.BatchCheck(
+        node_id="slow-0", artifact_digest=first.artifact_digest, batches=250, ratios=375.0
+    )
+
+    async def anew() -> bool:
+        profile = await full()
+        return bool(convert.seconds(profile.points[0].latency) == 0.03)
+
+    await until(anew, "it is measured anew")
 
 
 async def test_a_failed_remeasurement_keeps_the_old_profile(cluster: Any, slow: Any) -> None:
@@ -217,7 +275,7 @@ async def test_a_failed_remeasurement_keeps_the_old_profile(cluster: Any, slow: 
     await cluster.deploy()
     await cluster.ready()
     slow.failure = "out of memory"
-    answer = await cluster.call("ProfileModel", control_pb2.ProfileModelRequest(name="m"))
+    *_, answer = await cluster.profile(quick=True)
     assert answer.profiles[0].failure == "out of memory"
     assert (await cluster.model()).status.phase == types_pb2.MODEL_PHASE_READY
 
@@ -412,5 +470,5 @@ async def test_measuring_what_never_loaded_is_refused_at_once(
 
     await until(failed, "the model has failed")
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await cluster.call("ProfileModel", control_pb2.ProfileModelRequest(name="m"))
+        await cluster.profile()
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -101,7 +101,7 @@ def test_a_result_counts_only_from_the_node_that_was_asked_and_only_once() -> No
     stale = report(task.task_id, failure="out of memory")
     assert profiling.results({"other": stale}, now_s=1.0) == []
     ((ended, result),) = profiling.results({"n": stale}, now_s=1.0)
-    profiling.finished(ended, result.profile)
+    profiling.finished(ended, result.profile, now_s=1.0)
     profiling.assign([WANTED], NODES, now_s=2.0)
     assert profiling.results({"n": stale}, now_s=2.0) == []
 

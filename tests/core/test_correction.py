@@ -10,7 +10,11 @@ from paldia.core.correction import (
     MEMORY_BATCHES,
     RATIO_LIMIT,
     STALE_ERROR,
+    STEP,
+    TRUSTED_BATCHES,
     Correction,
+    applied_ratio,
+    batch_ratio,
     corrected,
 )
 from paldia.core.errors import InvalidArgumentError
@@ -22,7 +26,7 @@ PROFILE = Profile(((1, 0.010), (8, 0.040)), 1.0, 1)
 def after(ratios: list[float]) -> Correction:
     correction = Correction()
     for ratio in ratios:
-        correction = correction.after(0.010 * ratio, 0.010)
+        correction = correction.after(batch_ratio(0.010 * ratio, 0.010))
     return correction
 
 
@@ -59,14 +63,40 @@ def test_a_profile_far_off_for_long_is_stale(ratio: float, batches: int, stale: 
 
 
 def test_every_latency_is_corrected_and_nothing_else() -> None:
-    slower = corrected(PROFILE, after([1.5]))
+    slower = corrected(PROFILE, 1.5)
     assert slower.latency_s(1) == pytest.approx(0.015)
     assert slower.latency_s(8) == pytest.approx(0.060)
     assert slower.demand == PROFILE.demand
-    assert corrected(PROFILE, Correction()) is PROFILE
+    assert corrected(PROFILE, 1.0) is PROFILE
+
+
+@given(st.lists(st.floats(0.2, 5.0), max_size=300), st.floats(0.2, 5.0), st.integers(0, 500))
+def test_batches_told_together_count_as_one_by_one(
+    before: list[float], ratio: float, batches: int
+) -> None:
+    start = after(before)
+    together = start.after(ratio, batches)
+    one_by_one = start
+    for _ in range(batches):
+        one_by_one = one_by_one.after(ratio)
+    assert together.ratio == pytest.approx(one_by_one.ratio)
+    assert together.batches == one_by_one.batches
+
+
+def test_the_factor_in_use_changes_in_steps_and_on_the_word_of_enough() -> None:
+    assert applied_ratio(1.0, Correction(2.0, TRUSTED_BATCHES - 1)) == 1.0
+    assert applied_ratio(1.0, Correction(2.0, TRUSTED_BATCHES)) == 2.0
+    assert applied_ratio(2.0, Correction(2.0 * (1 + STEP * 0.9), 100)) == 2.0
+    assert applied_ratio(2.0, Correction(2.0 * (1 + STEP * 1.1), 100)) == pytest.approx(2.11)
 
 
 @pytest.mark.parametrize("observed_s", [0.0, -1.0, math.nan])
 def test_a_batch_that_took_no_time_is_refused(observed_s: float) -> None:
     with pytest.raises(InvalidArgumentError):
-        Correction().after(observed_s, 0.01)
+        batch_ratio(observed_s, 0.01)
+
+
+@pytest.mark.parametrize(("ratio", "batches"), [(0.0, 1), (math.nan, 1), (math.inf, 1), (1.0, -1)])
+def test_what_makes_no_sense_is_not_counted(ratio: float, batches: int) -> None:
+    with pytest.raises(InvalidArgumentError):
+        Correction().after(ratio, batches)

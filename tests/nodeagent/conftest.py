@@ -141,6 +141,8 @@ class Controller(agent_pb2_grpc.AgentServiceServicer):
             max_batch_size=int(limits.get("max_batch_size", 0)),
             budget=convert.duration(limits.get("budget_s", 1.0)),
             latency_cap=convert.duration(limits.get("latency_cap_s", 0.0)),
+            full=bool(limits.get("full", False)),
+            patience=convert.duration(limits.get("patience_s", 5.0)),
         )
         with self._changed:
             self._tasks[task_id] = task

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -303,6 +304,70 @@ def test_profiles(controller: Any, node: Any, make_model: Any, wait_until: Any) 
     assert not [record for record in node.records if record["purpose"] == "profile"]
     controller.withdraw_profile("task-1")
     wait_until("the result is dropped", lambda: not controller.report.profile_results)
+
+
+def test_a_full_profile_keeps_ever_more_lanes_busy(
+    controller: Any, node: Any, make_model: Any, tmp_path: Path
+) -> None:
+    # Each batch notes from when to when it ran. It takes nothing, so any number of them fit.
+    runs = tmp_path / "runs"
+    body = (
+        "began = time.monotonic(); time.sleep(0.02)\n            "
+        f"open({str(runs)!r}, 'a').write(f'{{began}} {{time.monotonic()}}\\n')"
+    )
+    digest = controller.publish(make_model("waits", body=body))
+    controller.ask_profile("full", "waits", digest, max_batch_size=1, budget_s=4, full=True)
+    result = controller.wait_profile("full")
+    profile = result.profile
+    assert not profile.failure
+    assert profile.full
+    assert len(profile.interference) >= 4
+    assert [between.batch_size for between in profile.fit.between] == [1]
+    assert profile.watts == 0
+    spans = [tuple(map(float, line.split())) for line in runs.read_text().splitlines()]
+    together = max(sum(began <= at < ended for began, ended in spans) for at, _ in sorted(spans))
+    assert together == len(profile.interference)
+    # A deployment has the lanes that its plan gives it, not those that were measured.
+    config = model_config_pb2.ModelConfig.FromString(result.model_config)
+    assert sum(group.count for group in config.instance_group) == 1
+    assert not [record for record in node.records if record["purpose"] == "profile"]
+    controller.withdraw_profile("full")
+
+
+def test_a_full_profile_waits_while_its_node_serves(
+    controller: Any, node: Any, make_model: Any, wait_until: Any
+) -> None:
+    served = controller.publish(make_model("served", body="time.sleep(0.01)"))
+    controller.want("served", served)
+    endpoint = controller.wait_status("served", READY).endpoint
+    digest = controller.publish(make_model("later", body="time.sleep(0.001)"))
+    stop, answers = threading.Event(), []
+
+    def call() -> None:
+        while not stop.is_set():
+            answers.append(infer(endpoint, "served"))
+
+    traffic = threading.Thread(target=call)
+    traffic.start()
+    try:
+        wait_until("it serves", lambda: answers)
+        controller.ask_profile("later", "later", digest, budget_s=1, full=True, patience_s=60)
+
+        def waits() -> bool:
+            return any("serves" in it.stage for it in controller.report.profile_progress)
+
+        wait_until("it waits", waits)
+        assert not [record for record in node.records if record["purpose"] == "profile"]
+    finally:
+        stop.set()
+        traffic.join()
+    profile = controller.wait_profile("later").profile
+    assert profile.full
+    assert not controller.report.profile_progress
+    assert set(answers) == {2.0}
+    controller.withdraw_profile("later")
+    controller.want("served", served, lanes=0)
+    controller.wait_gone("served")
 
 
 def test_profile_says_why_it_failed_and_one_withdrawn_stops(

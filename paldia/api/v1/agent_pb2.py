@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paldia.api.v1 import types_pb2 as paldia_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paldia/api/v1/agent.proto\x12\rpaldia.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"g\n\x13\x43onnectAgentRequest\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.paldia.api.v1.NodeInfo\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.paldia.api.v1.NodeReport\"]\n\x08NodeInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\x08hardware\x18\x02 \x01(\x0b\x32\x17.paldia.api.v1.Hardware\x12\x15\n\ragent_version\x18\x03 \x01(\t\"\xfe\x01\n\nNodeReport\x12/\n\x0breported_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0butilisation\x18\x02 \x01(\x0b\x32\x1a.paldia.api.v1.Utilisation\x12\x34\n\x0b\x64\x65ployments\x18\x03 \x03(\x0b\x32\x1f.paldia.api.v1.DeploymentStatus\x12\x35\n\x0fprofile_results\x18\x04 \x03(\x0b\x32\x1c.paldia.api.v1.ProfileResult\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x10\n\x08warnings\x18\x06 \x03(\t\"\x82\x02\n\x10\x44\x65ploymentStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.paldia.api.v1.PlacementState\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05lanes\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\'\n\x04load\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x14\n\x0cmodel_config\x18\t \x01(\x0c\x12\x12\n\nsm_percent\x18\n \x01(\x05\"_\n\rProfileResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\'\n\x07profile\x18\x02 \x01(\x0b\x32\x16.paldia.api.v1.Profile\x12\x14\n\x0cmodel_config\x18\x03 \x01(\x0c\"\x80\x01\n\x14\x43onnectAgentResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .paldia.api.v1.DesiredDeployment\x12\x31\n\rprofile_tasks\x18\x02 \x03(\x0b\x32\x1a.paldia.api.v1.ProfileTask\"^\n\x11\x44\x65siredDeployment\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x12\n\nsm_percent\x18\x04 \x01(\x05\"\xb9\x01\n\x0bProfileTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x03 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12)\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_cap\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"&\n\x15\x46\x65tchArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc9\x01\n\x0c\x41gentService\x12[\n\x0c\x43onnectAgent\x12\".paldia.api.v1.ConnectAgentRequest\x1a#.paldia.api.v1.ConnectAgentResponse(\x01\x30\x01\x12\\\n\rFetchArtifact\x12#.paldia.api.v1.FetchArtifactRequest\x1a$.paldia.api.v1.FetchArtifactResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paldia/api/v1/agent.proto\x12\rpaldia.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"g\n\x13\x43onnectAgentRequest\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.paldia.api.v1.NodeInfo\x12)\n\x06report\x18\x02 \x01(\x0b\x32\x19.paldia.api.v1.NodeReport\"]\n\x08NodeInfo\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12)\n\x08hardware\x18\x02 \x01(\x0b\x32\x17.paldia.api.v1.Hardware\x12\x15\n\ragent_version\x18\x03 \x01(\t\"\xb8\x02\n\nNodeReport\x12/\n\x0breported_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0butilisation\x18\x02 \x01(\x0b\x32\x1a.paldia.api.v1.Utilisation\x12\x34\n\x0b\x64\x65ployments\x18\x03 \x03(\x0b\x32\x1f.paldia.api.v1.DeploymentStatus\x12\x35\n\x0fprofile_results\x18\x04 \x03(\x0b\x32\x1c.paldia.api.v1.ProfileResult\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x10\n\x08warnings\x18\x06 \x03(\t\x12\x38\n\x10profile_progress\x18\x07 \x03(\x0b\x32\x1e.paldia.api.v1.ProfileProgress\"C\n\x0fProfileProgress\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\"\x82\x02\n\x10\x44\x65ploymentStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.paldia.api.v1.PlacementState\x12\x10\n\x08\x65ndpoint\x18\x04 \x01(\t\x12\r\n\x05lanes\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\'\n\x04load\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmemory_bytes\x18\x08 \x01(\x03\x12\x14\n\x0cmodel_config\x18\t \x01(\x0c\x12\x12\n\nsm_percent\x18\n \x01(\x05\"_\n\rProfileResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\'\n\x07profile\x18\x02 \x01(\x0b\x32\x16.paldia.api.v1.Profile\x12\x14\n\x0cmodel_config\x18\x03 \x01(\x0c\"\x80\x01\n\x14\x43onnectAgentResponse\x12\x35\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32 .paldia.api.v1.DesiredDeployment\x12\x31\n\rprofile_tasks\x18\x02 \x03(\x0b\x32\x1a.paldia.api.v1.ProfileTask\"^\n\x11\x44\x65siredDeployment\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x12\n\nsm_percent\x18\x04 \x01(\x05\"\xf4\x01\n\x0bProfileTask\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x03 \x01(\t\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12)\n\x06\x62udget\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0blatency_cap\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04\x66ull\x18\x07 \x01(\x08\x12+\n\x08patience\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"&\n\x15\x46\x65tchArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xc9\x01\n\x0c\x41gentService\x12[\n\x0c\x43onnectAgent\x12\".paldia.api.v1.ConnectAgentRequest\x1a#.paldia.api.v1.ConnectAgentResponse(\x01\x30\x01\x12\\\n\rFetchArtifact\x12#.paldia.api.v1.FetchArtifactRequest\x1a$.paldia.api.v1.FetchArtifactResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,21 +39,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NODEINFO']._serialized_start=241
   _globals['_NODEINFO']._serialized_end=334
   _globals['_NODEREPORT']._serialized_start=337
-  _globals['_NODEREPORT']._serialized_end=591
-  _globals['_DEPLOYMENTSTATUS']._serialized_start=594
-  _globals['_DEPLOYMENTSTATUS']._serialized_end=852
-  _globals['_PROFILERESULT']._serialized_start=854
-  _globals['_PROFILERESULT']._serialized_end=949
-  _globals['_CONNECTAGENTRESPONSE']._serialized_start=952
-  _globals['_CONNECTAGENTRESPONSE']._serialized_end=1080
-  _globals['_DESIREDDEPLOYMENT']._serialized_start=1082
-  _globals['_DESIREDDEPLOYMENT']._serialized_end=1176
-  _globals['_PROFILETASK']._serialized_start=1179
-  _globals['_PROFILETASK']._serialized_end=1364
-  _globals['_FETCHARTIFACTREQUEST']._serialized_start=1366
-  _globals['_FETCHARTIFACTREQUEST']._serialized_end=1404
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=1406
-  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=1444
-  _globals['_AGENTSERVICE']._serialized_start=1447
-  _globals['_AGENTSERVICE']._serialized_end=1648
+  _globals['_NODEREPORT']._serialized_end=649
+  _globals['_PROFILEPROGRESS']._serialized_start=651
+  _globals['_PROFILEPROGRESS']._serialized_end=718
+  _globals['_DEPLOYMENTSTATUS']._serialized_start=721
+  _globals['_DEPLOYMENTSTATUS']._serialized_end=979
+  _globals['_PROFILERESULT']._serialized_start=981
+  _globals['_PROFILERESULT']._serialized_end=1076
+  _globals['_CONNECTAGENTRESPONSE']._serialized_start=1079
+  _globals['_CONNECTAGENTRESPONSE']._serialized_end=1207
+  _globals['_DESIREDDEPLOYMENT']._serialized_start=1209
+  _globals['_DESIREDDEPLOYMENT']._serialized_end=1303
+  _globals['_PROFILETASK']._serialized_start=1306
+  _globals['_PROFILETASK']._serialized_end=1550
+  _globals['_FETCHARTIFACTREQUEST']._serialized_start=1552
+  _globals['_FETCHARTIFACTREQUEST']._serialized_end=1590
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_start=1592
+  _globals['_FETCHARTIFACTRESPONSE']._serialized_end=1630
+  _globals['_AGENTSERVICE']._serialized_start=1633
+  _globals['_AGENTSERVICE']._serialized_end=1834
 # @@protoc_insertion_point(module_scope)

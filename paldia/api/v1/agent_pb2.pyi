@@ -87,6 +87,7 @@ class NodeReport(_message.Message):
     PROFILE_RESULTS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    PROFILE_PROGRESS_FIELD_NUMBER: _builtins.int
     problem: _builtins.str
     """Why this node can't run Triton, if it can't."""
     @_builtins.property
@@ -103,6 +104,10 @@ class NodeReport(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is worth knowing and no obstacle, such as GPUs without MPS."""
 
+    @_builtins.property
+    def profile_progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfileProgress]:
+        """How far the profile tasks under way are."""
+
     def __init__(
         self,
         *,
@@ -112,14 +117,44 @@ class NodeReport(_message.Message):
         profile_results: _abc.Iterable[Global___ProfileResult] | None = ...,
         problem: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        profile_progress: _abc.Iterable[Global___ProfileProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at", "utilisation", b"utilisation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployments", b"deployments", "problem", b"problem", "profile_results", b"profile_results", "reported_at", b"reported_at", "utilisation", b"utilisation", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployments", b"deployments", "problem", b"problem", "profile_progress", b"profile_progress", "profile_results", b"profile_results", "reported_at", b"reported_at", "utilisation", b"utilisation", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeReport: _TypeAlias = NodeReport  # noqa: Y015
+
+@_typing.final
+class ProfileProgress(_message.Message):
+    """How far a profile task is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    FRACTION_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    stage: _builtins.str
+    """What is being done, such as `loading`."""
+    fraction: _builtins.float
+    """Share of the measuring that is done, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        fraction: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "stage", b"stage", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileProgress: _TypeAlias = ProfileProgress  # noqa: Y015
 
 @_typing.final
 class DeploymentStatus(_message.Message):
@@ -272,11 +307,15 @@ class ProfileTask(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     LATENCY_CAP_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     model: _builtins.str
     artifact_digest: _builtins.str
     max_batch_size: _builtins.int
     """Largest batch to measure; the model's own limit holds too."""
+    full: _builtins.bool
+    """Asks for how batches slow each other as well, on a node that serves nobody meanwhile."""
     @_builtins.property
     def budget(self) -> _duration_pb2.Duration:
         """Time after which measuring stops with what there is."""
@@ -284,6 +323,12 @@ class ProfileTask(_message.Message):
     @_builtins.property
     def latency_cap(self) -> _duration_pb2.Duration:
         """No larger batch is measured once one takes longer than this."""
+
+    @_builtins.property
+    def patience(self) -> _duration_pb2.Duration:
+        """Time that this may wait for the node's models to be idle. After it, a task that isn't full
+        goes on all the same, and a full one ends with what it has.
+        """
 
     def __init__(
         self,
@@ -294,10 +339,12 @@ class ProfileTask(_message.Message):
         max_batch_size: _builtins.int = ...,
         budget: _duration_pb2.Duration | None = ...,
         latency_cap: _duration_pb2.Duration | None = ...,
+        full: _builtins.bool = ...,
+        patience: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "latency_cap", b"latency_cap"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "latency_cap", b"latency_cap", "patience", b"patience"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "budget", b"budget", "latency_cap", b"latency_cap", "max_batch_size", b"max_batch_size", "model", b"model", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "budget", b"budget", "full", b"full", "latency_cap", b"latency_cap", "max_batch_size", b"max_batch_size", "model", b"model", "patience", b"patience", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -462,18 +462,22 @@ class ProfileModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     HARDWARE_FIELD_NUMBER: _builtins.int
+    QUICK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     hardware: _builtins.str
     """Empty for every kind of hardware."""
+    quick: _builtins.bool
+    """Asks for what a first deploy measures, no more."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         hardware: _builtins.str = ...,
+        quick: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "name", b"name", "quick", b"quick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -481,25 +485,62 @@ Global___ProfileModelRequest: _TypeAlias = ProfileModelRequest  # noqa: Y015
 
 @_typing.final
 class ProfileModelResponse(_message.Message):
-    """What was measured."""
+    """How far it is; the last message holds what was measured."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROFILES_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Profile]: ...
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasureProgress]: ...
     def __init__(
         self,
         *,
         profiles: _abc.Iterable[_types_pb2.Profile] | None = ...,
+        progress: _abc.Iterable[Global___MeasureProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profiles", b"profiles", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProfileModelResponse: _TypeAlias = ProfileModelResponse  # noqa: Y015
+
+@_typing.final
+class MeasureProgress(_message.Message):
+    """How far the measurement on one kind of hardware is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    FRACTION_FIELD_NUMBER: _builtins.int
+    hardware: _builtins.str
+    node_id: _builtins.str
+    """Empty while no node is free for it."""
+    stage: _builtins.str
+    """What is being done, such as `loading`."""
+    fraction: _builtins.float
+    """Share of the measuring that is done, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        hardware: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        stage: _builtins.str = ...,
+        fraction: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "hardware", b"hardware", "node_id", b"node_id", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureProgress: _TypeAlias = MeasureProgress  # noqa: Y015
 
 @_typing.final
 class ListNodesRequest(_message.Message):
@@ -674,6 +715,7 @@ class GetStatusResponse(_message.Message):
     IDLE_COST_USD_FIELD_NUMBER: _builtins.int
     ENERGY_JOULES_FIELD_NUMBER: _builtins.int
     ESTIMATED_ENERGY_JOULES_FIELD_NUMBER: _builtins.int
+    STALE_PROFILES_FIELD_NUMBER: _builtins.int
     controller_id: _builtins.str
     version: _builtins.str
     store: _builtins.str
@@ -701,6 +743,10 @@ class GetStatusResponse(_message.Message):
         the rest of it, for which nothing used the nodes.
         """
 
+    @_builtins.property
+    def stale_profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___StaleProfile]:
+        """What was measured of models and is no longer so."""
+
     def __init__(
         self,
         *,
@@ -719,11 +765,40 @@ class GetStatusResponse(_message.Message):
         idle_cost_usd: _builtins.float = ...,
         energy_joules: _builtins.float = ...,
         estimated_energy_joules: _builtins.float = ...,
+        stale_profiles: _abc.Iterable[Global___StaleProfile] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "cost_usd", b"cost_usd", "cost_usd_by_model", b"cost_usd_by_model", "cost_usd_per_hour", b"cost_usd_per_hour", "decisions", b"decisions", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "frontends", b"frontends", "idle_cost_usd", b"idle_cost_usd", "models", b"models", "moves", b"moves", "nodes", b"nodes", "started_at", b"started_at", "store", b"store", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controller_id", b"controller_id", "cost_usd", b"cost_usd", "cost_usd_by_model", b"cost_usd_by_model", "cost_usd_per_hour", b"cost_usd_per_hour", "decisions", b"decisions", "energy_joules", b"energy_joules", "estimated_energy_joules", b"estimated_energy_joules", "frontends", b"frontends", "idle_cost_usd", b"idle_cost_usd", "models", b"models", "moves", b"moves", "nodes", b"nodes", "stale_profiles", b"stale_profiles", "started_at", b"started_at", "store", b"store", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class StaleProfile(_message.Message):
+    """A model whose batches take longer, or shorter, than was measured on a kind of hardware."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    hardware: _builtins.str
+    @_builtins.property
+    def check(self) -> _types_pb2.ProfileCheck: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        hardware: _builtins.str = ...,
+        check: _types_pb2.ProfileCheck | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "hardware", b"hardware", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StaleProfile: _TypeAlias = StaleProfile  # noqa: Y015

@@ -80,7 +80,7 @@ class ControlServiceStub(object):
                 request_serializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionRequest.SerializeToString,
                 response_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionResponse.FromString,
                 _registered_method=True)
-        self.ProfileModel = channel.unary_unary(
+        self.ProfileModel = channel.unary_stream(
                 '/paldia.api.v1.ControlService/ProfileModel',
                 request_serializer=paldia_dot_api_dot_v1_dot_control__pb2.ProfileModelRequest.SerializeToString,
                 response_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.ProfileModelResponse.FromString,
@@ -171,7 +171,7 @@ class ControlServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ProfileModel(self, request, context):
-        """Measures a model again on each kind of hardware, and waits for it.
+        """Measures a model again on each kind of hardware: how far it is, then each profile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,7 +246,7 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionRequest.FromString,
                     response_serializer=paldia_dot_api_dot_v1_dot_control__pb2.GetDecisionResponse.SerializeToString,
             ),
-            'ProfileModel': grpc.unary_unary_rpc_method_handler(
+            'ProfileModel': grpc.unary_stream_rpc_method_handler(
                     servicer.ProfileModel,
                     request_deserializer=paldia_dot_api_dot_v1_dot_control__pb2.ProfileModelRequest.FromString,
                     response_serializer=paldia_dot_api_dot_v1_dot_control__pb2.ProfileModelResponse.SerializeToString,
@@ -532,7 +532,7 @@ class ControlService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/paldia.api.v1.ControlService/ProfileModel',

@@ -53,8 +53,8 @@ class ControlServiceStub:
     """Gives a model's decisions, newest first, and the profiles they rest on."""
     GetDecision: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetDecisionRequest, _control_pb2.GetDecisionResponse]
     """Gives the record of a model that was in force at some time."""
-    ProfileModel: _grpc.UnaryUnaryMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]
-    """Measures a model again on each kind of hardware, and waits for it."""
+    ProfileModel: _grpc.UnaryStreamMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]
+    """Measures a model again on each kind of hardware: how far it is, then each profile."""
     ListNodes: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListNodesRequest, _control_pb2.ListNodesResponse]
     """Lists every node."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainNodeRequest, _control_pb2.DrainNodeResponse]
@@ -87,8 +87,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Gives a model's decisions, newest first, and the profiles they rest on."""
     GetDecision: _aio.UnaryUnaryMultiCallable[_control_pb2.GetDecisionRequest, _control_pb2.GetDecisionResponse]  # type: ignore[assignment]
     """Gives the record of a model that was in force at some time."""
-    ProfileModel: _aio.UnaryUnaryMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]  # type: ignore[assignment]
-    """Measures a model again on each kind of hardware, and waits for it."""
+    ProfileModel: _aio.UnaryStreamMultiCallable[_control_pb2.ProfileModelRequest, _control_pb2.ProfileModelResponse]  # type: ignore[assignment]
+    """Measures a model again on each kind of hardware: how far it is, then each profile."""
     ListNodes: _aio.UnaryUnaryMultiCallable[_control_pb2.ListNodesRequest, _control_pb2.ListNodesResponse]  # type: ignore[assignment]
     """Lists every node."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainNodeRequest, _control_pb2.DrainNodeResponse]  # type: ignore[assignment]
@@ -178,8 +178,8 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.ProfileModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_control_pb2.ProfileModelResponse, _abc.Awaitable[_control_pb2.ProfileModelResponse]]:
-        """Measures a model again on each kind of hardware, and waits for it."""
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.ProfileModelResponse], _abc.AsyncIterator[_control_pb2.ProfileModelResponse]]:
+        """Measures a model again on each kind of hardware: how far it is, then each profile."""
 
     @_abc_1.abstractmethod
     def ListNodes(

@@ -119,6 +119,7 @@ class ModelDemand(_message.Message):
     BATCHES_FIELD_NUMBER: _builtins.int
     BACKLOG_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     offered: _builtins.int
     """Rows offered: a request with a batch of 3 counts 3."""
@@ -133,6 +134,10 @@ class ModelDemand(_message.Message):
     """Rows that wait now."""
     in_flight: _builtins.int
     """Rows that Triton works on now."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchCheck]:
+        """How long its batches took, by node, against what was measured before."""
+
     def __init__(
         self,
         *,
@@ -146,14 +151,49 @@ class ModelDemand(_message.Message):
         batches: _builtins.int = ...,
         backlog: _builtins.int = ...,
         in_flight: _builtins.int = ...,
+        checks: _abc.Iterable[Global___BatchCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_in_slo", b"answered_in_slo", "answered_late", b"answered_late", "backlog", b"backlog", "batches", b"batches", "expired", b"expired", "failed", b"failed", "in_flight", b"in_flight", "model", b"model", "offered", b"offered", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered_in_slo", b"answered_in_slo", "answered_late", b"answered_late", "backlog", b"backlog", "batches", b"batches", "checks", b"checks", "expired", b"expired", "failed", b"failed", "in_flight", b"in_flight", "model", b"model", "offered", b"offered", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelDemand: _TypeAlias = ModelDemand  # noqa: Y015
+
+@_typing.final
+class BatchCheck(_message.Message):
+    """Batches of a model on one node against its profile. Counters run from the frontend's start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ARTIFACT_DIGEST_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    RATIOS_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    artifact_digest: _builtins.str
+    batches: _builtins.int
+    """Batches that ended while no other model's batches of this frontend ran on the node."""
+    ratios: _builtins.float
+    """Sum of observed over predicted time, by the profile without corrections, at the speed that
+    the batches beside them left.
+    """
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        artifact_digest: _builtins.str = ...,
+        batches: _builtins.int = ...,
+        ratios: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batches", b"batches", "node_id", b"node_id", "ratios", b"ratios"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCheck: _TypeAlias = BatchCheck  # noqa: Y015
 
 @_typing.final
 class ConnectFrontendResponse(_message.Message):
@@ -246,6 +286,9 @@ class Lane(_message.Message):
     POINTS_FIELD_NUMBER: _builtins.int
     SLOWDOWN_FIELD_NUMBER: _builtins.int
     EMULATED_FIELD_NUMBER: _builtins.int
+    ARTIFACT_DIGEST_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    SLOWDOWNS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     hardware: _builtins.str
     endpoint: _builtins.str
@@ -254,12 +297,19 @@ class Lane(_message.Message):
     batch_size: _builtins.int
     """Largest batch to form."""
     slowdown: _builtins.float
-    """Slowdown of each batch when all lanes are busy; at least 1."""
+    """Slowdown of each batch when all lanes are busy; at least 1. Read only without `slowdowns`."""
     emulated: _builtins.bool
     """Whether it runs on an emulated accelerator, and so answers zeros."""
+    artifact_digest: _builtins.str
+    correction: _builtins.float
+    """Factor by which `points` were corrected by what was seen; 0 is 1."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LatencyPoint]:
         """Predicted time of a batch, by ascending size."""
+
+    @_builtins.property
+    def slowdowns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Slowdown of each of 1, 2, ... batches that run at once."""
 
     def __init__(
         self,
@@ -272,10 +322,13 @@ class Lane(_message.Message):
         points: _abc.Iterable[_types_pb2.LatencyPoint] | None = ...,
         slowdown: _builtins.float = ...,
         emulated: _builtins.bool = ...,
+        artifact_digest: _builtins.str = ...,
+        correction: _builtins.float = ...,
+        slowdowns: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "count", b"count", "emulated", b"emulated", "endpoint", b"endpoint", "hardware", b"hardware", "node_id", b"node_id", "points", b"points", "slowdown", b"slowdown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batch_size", b"batch_size", "correction", b"correction", "count", b"count", "emulated", b"emulated", "endpoint", b"endpoint", "hardware", b"hardware", "node_id", b"node_id", "points", b"points", "slowdown", b"slowdown", "slowdowns", b"slowdowns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

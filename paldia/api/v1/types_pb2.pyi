@@ -922,6 +922,9 @@ class Profile(_message.Message):
     SM_SHARE_FIELD_NUMBER: _builtins.int
     INTERFERENCE_FIELD_NUMBER: _builtins.int
     WATTS_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    FIT_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     artifact_digest: _builtins.str
     hardware: _builtins.str
     memory_bytes: _builtins.int
@@ -935,6 +938,8 @@ class Profile(_message.Message):
     """Why it couldn't be measured; the points are empty then."""
     watts: _builtins.float
     """Power that the device draws while it is kept busy; 0 if unknown."""
+    full: _builtins.bool
+    """Whether it was measured in full, sharing included; otherwise in haste, for a first deploy."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyPoint]:
         """By ascending batch size."""
@@ -959,6 +964,14 @@ class Profile(_message.Message):
     def interference(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Slowdown of each of 1, 2, ... of its batches that run together; empty if not measured."""
 
+    @_builtins.property
+    def fit(self) -> Global___SharingFit:
+        """How well the figures for sharing fit what was measured; absent where nothing was."""
+
+    @_builtins.property
+    def check(self) -> Global___ProfileCheck:
+        """What serving shows of it; told when asked for, never stored."""
+
     def __init__(
         self,
         *,
@@ -977,14 +990,103 @@ class Profile(_message.Message):
         sm_share: _abc.Iterable[Global___BatchShare] | None = ...,
         interference: _abc.Iterable[_builtins.float] | None = ...,
         watts: _builtins.float = ...,
+        full: _builtins.bool = ...,
+        fit: Global___SharingFit | None = ...,
+        check: Global___ProfileCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "measured_at", b"measured_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "fit", b"fit", "load", b"load", "measured_at", b"measured_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "colocation_penalty", b"colocation_penalty", "demand", b"demand", "demand_fraction", b"demand_fraction", "failure", b"failure", "hardware", b"hardware", "interference", b"interference", "load", b"load", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "points", b"points", "provenance", b"provenance", "sm_share", b"sm_share", "watts", b"watts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "check", b"check", "colocation_penalty", b"colocation_penalty", "demand", b"demand", "demand_fraction", b"demand_fraction", "failure", b"failure", "fit", b"fit", "full", b"full", "hardware", b"hardware", "interference", b"interference", "load", b"load", "measured_at", b"measured_at", "memory_bytes", b"memory_bytes", "node_id", b"node_id", "points", b"points", "provenance", b"provenance", "sm_share", b"sm_share", "watts", b"watts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Profile: _TypeAlias = Profile  # noqa: Y015
+
+@_typing.final
+class SharingFit(_message.Message):
+    """How well figures for sharing explain the slowdowns that were measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERROR_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
+    error: _builtins.float
+    """Root of the mean square of what they are off, as a share."""
+    @_builtins.property
+    def between(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareRange]:
+        """Shares of the device that explain the slowdowns almost as well, by ascending batch size; the
+        wider, the less is known of the demand.
+        """
+
+    def __init__(
+        self,
+        *,
+        error: _builtins.float = ...,
+        between: _abc.Iterable[Global___ShareRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharingFit: _TypeAlias = SharingFit  # noqa: Y015
+
+@_typing.final
+class ShareRange(_message.Message):
+    """Least and greatest share that hold for batches of one size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LEAST_FIELD_NUMBER: _builtins.int
+    GREATEST_FIELD_NUMBER: _builtins.int
+    batch_size: _builtins.int
+    least: _builtins.float
+    greatest: _builtins.float
+    def __init__(
+        self,
+        *,
+        batch_size: _builtins.int = ...,
+        least: _builtins.float = ...,
+        greatest: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "greatest", b"greatest", "least", b"least"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareRange: _TypeAlias = ShareRange  # noqa: Y015
+
+@_typing.final
+class ProfileCheck(_message.Message):
+    """A profile against batches that were served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATIO_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    ratio: _builtins.float
+    """Mean of observed over predicted time, by the profile as it was measured."""
+    batches: _builtins.int
+    stale: _builtins.bool
+    """It is too far off, and is measured anew once a node has nothing else to do."""
+    def __init__(
+        self,
+        *,
+        ratio: _builtins.float = ...,
+        batches: _builtins.int = ...,
+        stale: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "ratio", b"ratio", "stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileCheck: _TypeAlias = ProfileCheck  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from paldia.api import convert, machines
+from paldia.api import machines
 from paldia.api.v1 import types_pb2
 from paldia.core.ledger import Draw, estimated_draw
+from paldia_controller.knowledge import Knowledge
 from paldia_controller.observer import Observer
-from paldia_controller.state import State, profile_key
+from paldia_controller.state import profile_key
 
 
 def busy_shares(
-    state: State,
+    knowledge: Knowledge,
     serving: Mapping[str, Sequence[types_pb2.Placement]],
     rates: Mapping[str, float],
 ) -> dict[str, dict[str, float]]:
@@ -26,14 +27,14 @@ def busy_shares(
     the requests evenly.
 
     Args:
+        knowledge: what is known of the models.
         serving: by model, the places that take its requests.
         rates: by model, requests per second.
     """
     shares: dict[str, dict[str, float]] = {}
     for model, places in sorted(serving.items()):
         for place in places:
-            stored = state.profiles.get(profile_key(place.artifact_digest, place.hardware))
-            profile = convert.profile_from_proto(stored) if stored else None
+            profile = knowledge.profile(profile_key(place.artifact_digest, place.hardware))
             if profile is None:
                 continue
             batch = max(1, place.batch_size)

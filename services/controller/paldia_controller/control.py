@@ -29,6 +29,7 @@ from paldia_controller.writing import ModelWriter, newest
 
 PROFILE_LIMIT_S = 170.0
 """Longest wait for a measurement that was asked for."""
+PROGRESS_EVERY_S = 0.5
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -144,7 +145,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             decisions=[
                 self._state.decisions.rows[key].message for key in keys[: max(1, request.limit)]
             ],
-            profiles=self._profiles(newest(model).spec.artifact_digest),
+            profiles=self._observer.knowledge.told(newest(model).spec.artifact_digest),
         )
 
     async def GetDecision(  # noqa: N802 - named by the protocol
@@ -157,8 +158,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
 
     async def ProfileModel(  # noqa: N802 - named by the protocol
         self, request: control_pb2.ProfileModelRequest, context: Context
-    ) -> control_pb2.ProfileModelResponse:
-        """Measure a model anew and wait for the result."""
+    ) -> AsyncIterator[control_pb2.ProfileModelResponse]:
+        """Measure a model anew: say how far it is, then what came of it."""
         digest = newest(self._model(request.name)).spec.artifact_digest
         if not digest:
             raise NotServableError(f"model {request.name!r} has never loaded; deploy it again")
@@ -172,21 +173,23 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             raise NotServableError(f"no usable node{kind} is connected")
         keys = {profile_key(digest, hardware) for hardware in present}
         # The planner goes on with the old profiles until new ones replace them.
-        self._profiling.repeat(keys, self._clock.wall_s())
+        self._profiling.repeat(keys, self._clock.wall_s(), full=not request.quick)
         self._observer.changed.fire()
         try:
-            await self._measured(keys)
+            async for progress in self._measuring(keys):
+                yield control_pb2.ProfileModelResponse(progress=progress)
         finally:
             self._profiling.forget(keys)
         outcomes = self._profiling.outcomes
         if not keys <= outcomes.keys():
             raise UnavailableError("the measurement was given up by another who asked for it")
-        return control_pb2.ProfileModelResponse(profiles=[outcomes[key] for key in sorted(keys)])
+        yield control_pb2.ProfileModelResponse(profiles=[outcomes[key] for key in sorted(keys)])
 
-    async def _measured(self, keys: set[str]) -> None:
-        """Wait until profiles have been measured anew."""
+    async def _measuring(self, keys: set[str]) -> AsyncIterator[list[control_pb2.MeasureProgress]]:
+        """Say how far it is with profiles that are measured anew, until all of them are."""
         started_s = self._clock.monotonic_s()
-        while self._profiling.repeating & keys:
+        told: list[control_pb2.MeasureProgress] = []
+        while pending := self._profiling.repeating.keys() & keys:
             if self._clock.monotonic_s() - started_s > PROFILE_LIMIT_S:
                 raise UnavailableError(
                     f"no result within {PROFILE_LIMIT_S:g} s; see the agents' logs"
@@ -194,14 +197,14 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             if self._stop.is_set():
                 raise UnavailableError("the controller is stopping")
             seen = self._state.changed.count
-            await wait_any([self._state.changed.beyond(seen), self._stop.wait()], timeout_s=1.0)
-
-    def _profiles(self, digest: str) -> list[types_pb2.Profile]:
-        return [
-            row.message
-            for key, row in sorted(self._state.profiles.rows.items())
-            if key.startswith(f"{digest}/")
-        ]
+            reports = {name: session.report for name, session in self._observer.agents.items()}
+            progress = self._profiling.progress(pending, reports)
+            if progress != told:
+                told = progress
+                yield progress
+            await wait_any(
+                [self._state.changed.beyond(seen), self._stop.wait()], timeout_s=PROGRESS_EVERY_S
+            )
 
     async def ListNodes(  # noqa: N802 - named by the protocol
         self, request: control_pb2.ListNodesRequest, context: Context
@@ -248,6 +251,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             idle_cost_usd=ledger.idle_usd,
             energy_joules=energy.total_j,
             estimated_energy_joules=energy.estimated_j,
+            stale_profiles=self._observer.knowledge.stale_profiles(),
         )
 
     def _model(self, name: str) -> types_pb2.Model:

@@ -36,7 +36,7 @@ from paldia_controller.fleet import Fleet
 from paldia_controller.fleetfile import read_fleet
 from paldia_controller.observer import Observer
 from paldia_controller.planner import Planner
-from paldia_controller.profiling import Profiling
+from paldia_controller.profiling import IDLE_S, Profiling
 from paldia_controller.provisioner import Provisioner, StaticProvisioner
 from paldia_controller.provisioning import Patience, Provisioning
 from paldia_controller.retention import Retention
@@ -70,6 +70,12 @@ class Settings(ServiceSettings):
         lt=1,
         description="how sure to be that hardware suffices until more could be there; the lower, "
         "the sooner hardware is left that was needed for a while",
+    )
+    idle_s: float = Field(
+        default=IDLE_S,
+        ge=0,
+        le=86400,
+        description="time without requests after which a node may measure models in full",
     )
     provisioner: Literal["static", "command"] = Field(
         default="static",
@@ -122,7 +128,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     state = State(store)
     provisioner = open_provisioner(settings)
     observer = Observer(state, clock, Fleet(state, provisioner.machines))
-    profiling, config = Profiling(), PolicyConfig(peak_quantile=settings.peak_quantile)
+    profiling = Profiling(settings.idle_s)
+    config = PolicyConfig(peak_quantile=settings.peak_quantile)
     provisioning = Provisioning(
         provisioner,
         state,

@@ -15,14 +15,15 @@ from paldia.core.observation import (
     NodeView,
     Observation,
 )
-from paldia.core.profiles import Profile
-from paldia.core.types import NodeState
+from paldia.core.types import Hardware, NodeState
 from paldia.kit.clock import Clock
+from paldia_controller.checks import CheckMeter
 from paldia_controller.demand import DemandMeter
 from paldia_controller.encoding import plan_from_proto
 from paldia_controller.fleet import Fleet
+from paldia_controller.knowledge import ByHardware, Knowledge
 from paldia_controller.sessions import AgentSession, FrontendSession, check_info
-from paldia_controller.state import Signal, State
+from paldia_controller.state import Signal, State, profile_key
 
 NODE_LIFETIME_S = 10.0
 """A node whose agent has been silent for longer is lost."""
@@ -43,6 +44,8 @@ class Observer:
         self.agents: dict[str, AgentSession] = {}
         self.frontends: dict[str, FrontendSession] = {}
         self.demand = DemandMeter()
+        self.knowledge = Knowledge(state)
+        self._checks = CheckMeter()
         self.profiling: frozenset[str] = frozenset()
         """Nodes that a model is being measured on."""
         self.changed = Signal()
@@ -153,6 +156,7 @@ class Observer:
             raise InvalidArgumentError("a frontend needs an id")
         session = self.frontends[info.id] = FrontendSession(info)
         self.demand.connect(info.id, request.demands, self._clock.monotonic_s())
+        self._checks.connect(info.id, request.demands)
         return session
 
     def frontend_reported(
@@ -161,7 +165,12 @@ class Observer:
         """Take in a frontend's counters; wake the planner if a model is missed."""
         if self.frontends.get(session.info.id) is not session:
             return
-        self.demand.report(session.info.id, request.demands, self._clock.monotonic_s())
+        frontend, now_s = session.info.id, self._clock.monotonic_s()
+        self.demand.report(frontend, request.demands, now_s)
+        for seen in self._checks.report(frontend, request.demands, now_s):
+            key = profile_key(seen.digest, self.hardware(seen.node_id).name)
+            if self.knowledge.heard(key, seen.mean_ratio, seen.batches):
+                self.changed.fire()
         for demand in request.demands:
             plan = self._state.plans.get(demand.model)
             if demand.backlog and (plan is None or not plan.target):
@@ -172,6 +181,7 @@ class Observer:
         if self.frontends.get(session.info.id) is session:
             del self.frontends[session.info.id]
             self.demand.disconnect(session.info.id)
+            self._checks.disconnect(session.info.id)
 
     def settled(self) -> bool:
         """Whether it is known how the planned nodes are; False for a while after a start.
@@ -269,30 +279,24 @@ class Observer:
             if record.message.HasField("serving")
         }
         demand = self.demand.sample(serving, self._clock.monotonic_s())
-        profiles = self._profiles()
+        nodes = self.nodes()
+        kinds: dict[str, Hardware] = {node.hardware.name: node.hardware for node in nodes}
+        profiles = self.knowledge.for_planning(kinds)
         return Observation(
             now_s=self._clock.wall_s(),
             models=tuple(
                 _model_view(model, demand[name], profiles) for name, model in serving.items()
             ),
-            nodes=self.nodes(),
+            nodes=nodes,
             plan={
                 name: plan_from_proto(record.message)
                 for name, record in sorted(self._state.plans.rows.items())
             },
         )
 
-    def _profiles(self) -> dict[str, dict[str, Profile | None]]:
-        """Give what was measured: by artifact, then by hardware."""
-        profiles: dict[str, dict[str, Profile | None]] = {}
-        for key, record in sorted(self._state.profiles.rows.items()):
-            digest, _, hardware = key.partition("/")
-            profiles.setdefault(digest, {})[hardware] = convert.profile_from_proto(record.message)
-        return profiles
-
 
 def _model_view(
-    model: types_pb2.Model, demand: DemandView, profiles: dict[str, dict[str, Profile | None]]
+    model: types_pb2.Model, demand: DemandView, profiles: dict[str, ByHardware]
 ) -> ModelView:
     spec = convert.model_from_proto(model.serving.spec, model.serving.generation)
     return ModelView(spec, demand, profiles.get(spec.artifact_digest, {}))

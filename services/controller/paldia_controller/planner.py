@@ -24,7 +24,8 @@ from paldia.store.base import COMMIT_LIMIT_WRITES, Delete, Expect, Put
 from paldia_controller import encoding, rollout
 from paldia_controller.applier import Changes, plan_changes
 from paldia_controller.observer import Observer
-from paldia_controller.profiling import Profiling, Task, checked
+from paldia_controller.outcomes import checked, kept
+from paldia_controller.profiling import Profiling, Task
 from paldia_controller.provisioning import Provisioning
 from paldia_controller.records import Recorder
 from paldia_controller.state import State
@@ -192,24 +193,51 @@ class Planner:
         nodes = self._observer.nodes()
         await self._promote(models, profiles, self._clock.wall_s())
         known = {key: row for key, row in profiles.items() if key not in self._profiling.repeating}
-        missing = rollout.missing_profiles(models, known, nodes)
+        missing = [
+            dataclasses.replace(want, full=self._profiling.asked_in_full(want))
+            for want in rollout.missing_profiles(models, known, nodes)
+        ]
+        worthwhile = rollout.refinements(
+            models,
+            profiles,
+            nodes,
+            self._observer.knowledge.is_stale,
+            now_s=self._clock.wall_s(),
+            idle_s=self._profiling.idle_s,
+        )
         before = self._profiling.under_way
-        self._profiling.assign(missing, nodes, self._clock.monotonic_s())
+        self._profiling.refine(
+            missing, worthwhile, self._idle_nodes(), nodes, self._clock.monotonic_s()
+        )
         self._observer.profiling = self._profiling.nodes
         if before != self._profiling.under_way:
             self._observer.changed.fire()
 
+    def _idle_nodes(self) -> frozenset[str]:
+        """Give the nodes that are there, and whose models nobody has asked for a while."""
+        now_s = self._clock.wall_s()
+        used = {
+            placement.node_id
+            for name, record in self._state.plans.rows.items()
+            for placement in (*record.message.target, *record.message.retiring)
+            if name not in self.memory
+            or now_s - self.memory[name].last_used_s < self._profiling.idle_s
+        }
+        here = filter(self._observer.is_here, self._observer.node_ids())
+        return frozenset(here) - used
+
     async def _keep_profile(self, task: Task, result: agent_pb2.ProfileResult) -> None:
         """Store a measurement; a failed one never takes the place of one that succeeded."""
-        result = checked(task, result)
+        result = checked(result, task.unmeasured)
         before = self._state.profiles.get(task.key)
         if not result.profile.failure or before is None or before.failure:
-            writes: list[Put | Delete] = [self._state.profiles.put(task.key, result.profile)]
+            profile = kept(result.profile, before)
+            writes: list[Put | Delete] = [self._state.profiles.put(task.key, profile)]
             if result.model_config:
                 config = state_pb2.StoredConfig(model_config=result.model_config)
                 writes.append(self._state.configs.put(task.wanted.digest, config))
             await self._state.commit(writes, [])
-        self._profiling.finished(task, result.profile)
+        self._profiling.finished(task, result.profile, self._clock.monotonic_s())
         logger().info(
             "profile.measured",
             model=task.wanted.model,

@@ -122,19 +122,22 @@ class Views:
             batch_size=placement.batch_size,
             slowdown=1.0,
             emulated=self._observer.hardware(placement.node_id).emulated,
+            artifact_digest=placement.artifact_digest,
         )
-        stored = self._state.profiles.get(
-            profile_key(placement.artifact_digest, placement.hardware)
-        )
-        profile = convert.profile_from_proto(stored) if stored else None
+        key = profile_key(placement.artifact_digest, placement.hardware)
+        profile = self._observer.knowledge.profile(key)
         if profile is not None:
             # Its own, not the plan's: a changed share waits for another process.
             sm_percent = convert.sm_percent_from_proto(status.sm_percent)
             for batch, _ in profile.points:
                 latency = convert.duration(profile.latency_s(batch, sm_percent))
                 lane.points.add(batch_size=batch, latency=latency)
+            lane.correction = self._observer.knowledge.applied(key)
             demand = profile.demand_fraction(max(1, lane.batch_size), sm_percent)
-            lane.slowdown = float(profile.slowdown(lane.count, demand))
+            lane.slowdowns.extend(
+                float(profile.slowdown(batches, demand)) for batches in range(1, lane.count + 1)
+            )
+            lane.slowdown = lane.slowdowns[-1]
         return lane
 
     def model(self, name: str) -> types_pb2.Model | None:
@@ -254,7 +257,7 @@ class Views:
             name: self._serving(name, record.message)
             for name, record in self._state.plans.rows.items()
         }
-        busy = billing.busy_shares(self._state, serving, self.rates)
+        busy = billing.busy_shares(self._observer.knowledge, serving, self.rates)
         drawn = billing.draws(self._observer, ledger.running, busy)
         return ledger.settle(now_s, self.running(changes), busy, drawn)
 

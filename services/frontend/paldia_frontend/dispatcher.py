@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 from paldia.core.dispatch.kernel import DispatchKernel
@@ -22,32 +21,15 @@ from paldia.kit.clock import Clock
 from paldia.kit.observability import logger
 from paldia_frontend import batches, explain
 from paldia_frontend.batches import BatchFailedError
+from paldia_frontend.checks import Checks
 from paldia_frontend.metrics import Metrics
+from paldia_frontend.pending import Pending, time_left_s
 from paldia_frontend.requests import Normalised
 from paldia_frontend.routes import Route, endpoints_of
 from paldia_frontend.upstream import Upstream, Upstreams, Verdict
 
 InferResponse = Any
 StreamResponse = Any
-
-_TIMEOUT_LEAST_S = 0.001
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A request that somebody waits for.
-
-    `future` gives the answer or, where the caller makes the call itself, the batch to make.
-    """
-
-    request_id: int
-    route: Route
-    asked: Normalised
-    arrival_s: float
-    deadline_s: float | None
-    makes_call: bool
-    future: asyncio.Future[Any]
-    error: PaldiaError | None = None
 
 
 class Dispatcher:
@@ -68,11 +50,12 @@ class Dispatcher:
         self._upstreams = upstreams
         self._clock = clock
         self._metrics = metrics
+        self.checks = Checks(metrics.note_ratio)
         self._message_limit_bytes = message_limit_bytes
         self._on_cold_wait = on_cold_wait
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._upstream_of: dict[int, Upstream] = {}
         self._served: dict[str, Route] = {}
@@ -92,6 +75,7 @@ class Dispatcher:
             if route.is_served:
                 self._reasons.pop(route.model, None)
                 self._served[route.model] = route
+                self.checks.take_route(route)
                 self._kernel.plan(route.model, route.plan, now_s)
             else:
                 self._drop(route.model, explain.not_servable(route))
@@ -102,6 +86,7 @@ class Dispatcher:
         self._reasons[model] = reason
         self._served.pop(model, None)
         self._unmergeable.pop(model, None)
+        self.checks.drop(model)
         self._kernel.remove(model)
 
     async def infer(
@@ -132,7 +117,8 @@ class Dispatcher:
             while True:
                 batch: Dispatch = await pending.future
                 pending.future = self._loop.create_future()
-                triton, left_s = self._upstream_of[batch.batch_id], self._time_left_s([pending])
+                triton = self._upstream_of[batch.batch_id]
+                left_s = time_left_s([pending], self._clock)
                 try:
                     async with aclosing(batches.stream(triton, batch, asked, left_s)) as responses:
                         async for response in responses:
@@ -154,7 +140,7 @@ class Dispatcher:
         node_id: str | None,
         *,
         makes_call: bool,
-    ) -> _Pending:
+    ) -> Pending:
         now_s = self._clock.monotonic_s()
         request_id = next(self._ids)
         if asked.timeout_s is not None:
@@ -178,7 +164,7 @@ class Dispatcher:
                 node_id=node_id,
             )
         )
-        pending = _Pending(
+        pending = Pending(
             request_id, route, asked, now_s, deadline_s, makes_call, self._loop.create_future()
         )
         self._pending[request_id] = pending
@@ -187,7 +173,7 @@ class Dispatcher:
         self._pump_soon()
         return pending
 
-    def _abandon(self, pending: _Pending) -> None:
+    def _abandon(self, pending: Pending) -> None:
         """Forget a request; harmless if it has ended."""
         if self._pending.pop(pending.request_id, None) is None:
             return
@@ -230,6 +216,8 @@ class Dispatcher:
         waits_s = [now_s - pending.arrival_s for pending in members]
         self._metrics.note_batch(batch.model, batch.node_id, batch.rows, waits_s)
         self._upstream_of[batch.batch_id] = self._upstreams.acquire(batch.lane_id)
+        # A stream lasts for as long as its caller reads.
+        self.checks.started(batch, now_s, counts=not members[0].makes_call)
         if members[0].makes_call:
             members[0].future.set_result(batch)
             return
@@ -237,7 +225,7 @@ class Dispatcher:
         self._running[batch.batch_id] = task
         task.add_done_callback(lambda _: self._ended(batch.batch_id))
 
-    def _explain(self, decision: Refuse | Expire | Fail, pending: _Pending) -> PaldiaError:
+    def _explain(self, decision: Refuse | Expire | Fail, pending: Pending) -> PaldiaError:
         route, waited_s = pending.route, self._clock.monotonic_s() - pending.arrival_s
         if isinstance(decision, Refuse):
             return explain.refused(decision, route)
@@ -248,8 +236,9 @@ class Dispatcher:
 
     # Batches.
 
-    async def _run(self, batch: Dispatch, members: list[_Pending]) -> None:
-        upstream, left_s = self._upstream_of[batch.batch_id], self._time_left_s(members)
+    async def _run(self, batch: Dispatch, members: list[Pending]) -> None:
+        upstream = self._upstream_of[batch.batch_id]
+        left_s = time_left_s(members, self._clock)
         try:
             answers = await batches.infer(upstream, batch, [it.asked for it in members], left_s)
         except BatchFailedError as failed:
@@ -262,11 +251,13 @@ class Dispatcher:
             logger().exception("batch.broken", model=batch.model, node=batch.node_id)
             self._fail(batch, members, Verdict(Retry.NO, InternalError(repr(error))))
         else:
-            self._kernel.complete(batch.batch_id, self._clock.monotonic_s())
+            now_s = self._clock.monotonic_s()
+            self.checks.ended(batch.batch_id, now_s, answered=True)
+            self._kernel.complete(batch.batch_id, now_s)
             for pending, answer in zip(members, answers, strict=True):
                 self._answer(pending, answer)
 
-    def _answer(self, pending: _Pending, answer: InferResponse) -> None:
+    def _answer(self, pending: Pending, answer: InferResponse) -> None:
         self._pending.pop(pending.request_id, None)
         if pending.future.done():
             return
@@ -277,7 +268,7 @@ class Dispatcher:
         else:
             pending.future.set_result(answer)
 
-    def _fail(self, batch: Dispatch, members: list[_Pending], verdict: Verdict) -> None:
+    def _fail(self, batch: Dispatch, members: list[Pending], verdict: Verdict) -> None:
         for pending in members:
             pending.error = verdict.error
         why = str(verdict.error)
@@ -288,13 +279,8 @@ class Dispatcher:
         """Let go of what a batch held."""
         self._running.pop(batch_id, None)
         self._upstreams.release(self._upstream_of.pop(batch_id))
+        now_s = self._clock.monotonic_s()
         # One that was given up has told nobody yet; to others this is old news.
-        self._kernel.fail(batch_id, self._clock.monotonic_s(), Retry.NO)
+        self.checks.ended(batch_id, now_s, answered=False)
+        self._kernel.fail(batch_id, now_s, Retry.NO)
         self._pump_soon()
-
-    def _time_left_s(self, members: list[_Pending]) -> float | None:
-        """Time until the last caller gives up; one that does so before is let go then."""
-        latest_s = max(math.inf if it.deadline_s is None else it.deadline_s for it in members)
-        if math.isinf(latest_s):
-            return None
-        return max(_TIMEOUT_LEAST_S, latest_s - self._clock.monotonic_s())

@@ -14,6 +14,7 @@ from paldia.core.dispatch.types import Counters
 from paldia.kit.lifecycle import wait_any
 from paldia.kit.observability import logger
 from paldia.kit.rpc import keep_stream, open_channel
+from paldia_frontend.checks import Checks
 from paldia_frontend.routes import Route, RouteTable
 
 _REPORT_S = 1.0
@@ -29,12 +30,14 @@ class RouteFollower:
         controller: str,
         table: RouteTable,
         counters: Mapping[str, Counters],
+        checks: Checks,
         take: Callable[[list[Route], list[str]], None],
     ) -> None:
-        """Tell `take` which routes changed and which are gone, report `counters`."""
+        """Tell `take` which routes changed and which are gone, report `counters` and `checks`."""
         self._controller = controller
         self._table = table
         self._counters = counters
+        self._checks = checks
         self._take = take
 
     async def follow(self, frontend: routing_pb2.FrontendInfo, stop: asyncio.Event) -> None:
@@ -94,4 +97,5 @@ class RouteFollower:
             batches=counters.batches,
             backlog=counters.backlog + waiting,
             in_flight=counters.in_flight,
+            checks=self._checks.counted(model),
         )

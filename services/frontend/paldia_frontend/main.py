@@ -72,7 +72,9 @@ async def serve(settings: FrontendSettings, stop: asyncio.Event) -> None:
         message_limit_bytes=limit_bytes,
         on_cold_wait=table.hurry.set,
     )
-    follower = RouteFollower(settings.controller, table, kernel.counters, dispatcher.take_routes)
+    follower = RouteFollower(
+        settings.controller, table, kernel.counters, dispatcher.checks, dispatcher.take_routes
+    )
     servicer = InferenceService(
         table=table,
         dispatcher=dispatcher,

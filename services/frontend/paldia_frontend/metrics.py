@@ -22,6 +22,7 @@ _SECONDS = (
     *(0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30),
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_RATIOS = (0.5, 0.65, 0.75, 0.85, 0.95, 1.05, 1.15, 1.25, 1.5, 2, 3, 5)
 _LINES_PER_S = 10.0
 
 
@@ -46,6 +47,11 @@ class Metrics:
             "paldia_batch_rows", "Rows in a call to Triton.", ["model", "node"],
             buckets=_ROWS, registry=self.registry,
         )  # fmt: skip
+        self.batch_ratio = Histogram(
+            "paldia_batch_seconds_over_measured",
+            "How long batches took over what was measured of them.", ["model", "node"],
+            buckets=_RATIOS, registry=self.registry,
+        )  # fmt: skip
         self.backlog_rows = Gauge(
             "paldia_backlog_rows", "Rows that wait now.", ["model"], registry=self.registry
         )
@@ -56,6 +62,10 @@ class Metrics:
         for wait_s in waits_s:
             queue_seconds.observe(wait_s)
         self.batch_rows.labels(model, node_id).observe(rows)
+
+    def note_ratio(self, model: str, node_id: str, ratio: float) -> None:
+        """Note how long a batch took over what was measured."""
+        self.batch_ratio.labels(model, node_id).observe(ratio)
 
     def serve(self, host: str, port: int) -> WSGIServer:
         """Serve them over HTTP at `host:port`, in threads that end with the process.

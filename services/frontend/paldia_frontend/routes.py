@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -34,6 +34,19 @@ class RouteState(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What a lane's figures were made from.
+
+    Attributes:
+        digest: the artifact that was measured.
+        correction: factor by which its times were corrected by what was seen.
+    """
+
+    digest: str
+    correction: float
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """How one model is reached.
 
@@ -42,6 +55,7 @@ class Route:
         config: inference.ModelConfig, None until the model has loaded anywhere.
         emulated: those of the endpoints that stand for hardware which isn't there.
         merges: whether rows of several requests may be laid end to end in one.
+        sources: where the lanes' figures are from, by endpoint.
     """
 
     model: str
@@ -52,6 +66,7 @@ class Route:
     config: Any | None
     merges: bool = False
     emulated: frozenset[str] = frozenset()
+    sources: Mapping[str, Source] = field(default_factory=dict)
 
     @property
     def name_in_triton(self) -> str:
@@ -105,6 +120,7 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         config if message.model_config else None,
         _merges(config),
         frozenset(lane.endpoint for lane in message.lanes if lane.emulated),
+        {it.endpoint: Source(it.artifact_digest, it.correction or 1.0) for it in message.lanes},
     )
 
 
@@ -132,7 +148,8 @@ def _lanes(messages: Iterable[routing_pb2.Lane]) -> tuple[Lane, ...]:
             points=tuple(
                 (point.batch_size, convert.seconds(point.latency)) for point in message.points
             ),
-            slowdowns=linear_slowdowns(max(1, message.count), max(1.0, message.slowdown)),
+            slowdowns=tuple(max(1.0, it) for it in message.slowdowns)
+            or linear_slowdowns(max(1, message.count), max(1.0, message.slowdown)),
         )
         for message in messages
     }

@@ -75,6 +75,22 @@ class TritonAdmin:
         except grpc.aio.AioRpcError:
             return None
 
+    async def busy_s(self, model: str) -> float:
+        """Give the seconds that a model has computed so far, each request's counted by itself.
+
+        Raises:
+            UnavailableError: no answer.
+        """
+        answer = await self.statistics(model)
+        if answer is None:
+            raise UnavailableError("Triton gave no statistics")
+        computed_ns = 0
+        for stats in answer.model_stats:
+            computed_ns += stats.inference_stats.compute_infer.ns
+            # A model that answers as often as it likes is counted by answers.
+            computed_ns += sum(part.compute_infer.ns for part in stats.response_stats.values())
+        return computed_ns / 1e9
+
     async def infer(self, request: Any, limit_s: float) -> None:
         """Run one inference.
 

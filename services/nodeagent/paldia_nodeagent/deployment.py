@@ -117,6 +117,15 @@ class Deployment:
             status.model_config = self._triton.config.SerializeToString()
         return status
 
+    async def busy_s(self) -> float:
+        """Give the seconds that its model has computed so far; 0 while it doesn't serve."""
+        if self._triton is None or self._state != pb.PLACEMENT_STATE_READY:
+            return 0.0
+        try:
+            return await self._triton.admin.busy_s(self.key.model)
+        except UnavailableError:
+            return 0.0
+
     async def _live(self) -> None:
         try:
             while True:

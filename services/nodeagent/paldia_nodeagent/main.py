@@ -39,6 +39,7 @@ from paldia_nodeagent.reconciler import Reconciler
 from paldia_nodeagent.reporter import Reporter, describe_hardware
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.site import Site
+from paldia_nodeagent.survey import Bench
 from paldia_nodeagent.throttle import Throttle
 from paldia_nodeagent.upkeep import keep_up, look_for_triton
 
@@ -165,12 +166,11 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     artifacts = ArtifactCache(home.artifacts, link.fetch)
     reconciler = Reconciler(launcher, artifacts, drain_s=settings.drain_s, on_change=link.wake)
     profiler = Profiler(
-        launcher,
+        Bench(launcher, cpu, accelerators, slowdown=settings.slowdown),
         artifacts,
         node_id=settings.node_id,
         hardware=settings.hardware,
-        cores=cpu.cores,
-        slowdown=settings.slowdown,
+        busy_s=reconciler.busy_s,
         on_change=link.wake,
     )
     reporter = Reporter(cpu, accelerators, finder, reconciler, profiler)

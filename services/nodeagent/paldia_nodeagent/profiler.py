@@ -8,32 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
-from tritonclient.grpc import model_config_pb2
+from collections.abc import Awaitable, Callable, Sequence
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2
 from paldia.api.v1 import types_pb2 as pb
 from paldia.core.errors import PaldiaError, UnavailableError
-from paldia.core.profiles import Profile
 from paldia.kit.observability import logger
 from paldia_nodeagent import causes
 from paldia_nodeagent.artifacts import ArtifactCache
-from paldia_nodeagent.emulator.folder import is_emulated
-from paldia_nodeagent.inputs import batch_sizes, make_request, sample_item
-from paldia_nodeagent.launcher import Launcher
-from paldia_nodeagent.measure import answer, measure
-from paldia_nodeagent.repository import ModelConfig
-from paldia_nodeagent.triton import TritonProcess
+from paldia_nodeagent.quiet import Quiet
+from paldia_nodeagent.survey import Bench, Survey
 
 TASKS_LIMIT = 64
-_BUDGET_S = 10.0
-"""Where the task names none."""
-_COLOCATION_PENALTY = 0.05
-"""Until it is measured."""
+_WAITING = "waiting, for the node serves requests"
 _RETRY_FIRST_S = 1.0
 _RETRY_MOST_S = 30.0
 _END_LIMIT_S = 10.0
@@ -44,28 +32,27 @@ class Profiler:
 
     def __init__(
         self,
-        launcher: Launcher,
+        bench: Bench,
         artifacts: ArtifactCache,
         *,
         node_id: str,
         hardware: str,
-        cores: int,
-        slowdown: float,
+        busy_s: Callable[[], Awaitable[float]],
         on_change: Callable[[], None],
     ) -> None:
-        """Prepare to measure for `node_id`, of kind `hardware`, with `cores` cores.
+        """Prepare to measure with `bench` for `node_id`, of kind `hardware`.
 
-        Its Tritons run `slowdown` times slower than they could.
+        `busy_s` gives the seconds that the models which serve here have computed so far.
         """
-        self._launcher = launcher
+        self._bench = bench
         self._artifacts = artifacts
         self._node_id = node_id
         self._hardware = hardware
-        self._cores = cores
-        self._slowdown = slowdown
+        self._busy_s = busy_s
         self._on_change = on_change
         self._tasks: dict[str, agent_pb2.ProfileTask] = {}
         self._results: dict[str, agent_pb2.ProfileResult] = {}
+        self._progress: agent_pb2.ProfileProgress | None = None
         self._working_on = ""
         self._work: asyncio.Task[None] | None = None
         self._more = asyncio.Event()
@@ -83,6 +70,10 @@ class Profiler:
     def results(self) -> list[agent_pb2.ProfileResult]:
         """Give the results of the tasks listed, as far as they are done."""
         return [*self._results.values()]
+
+    def progress(self) -> list[agent_pb2.ProfileProgress]:
+        """Say how far the task under way is, if there is one."""
+        return [self._progress] if self._progress is not None else []
 
     def digests(self) -> set[str]:
         """Give the artifacts of the tasks listed."""
@@ -143,56 +134,33 @@ class Profiler:
 
     async def _measure(self, task: agent_pb2.ProfileTask) -> agent_pb2.ProfileResult:
         artifact = await self._artifacts.obtain(task.artifact_digest)
-        began_s = time.monotonic()
-        triton = await self._launcher.launch(task.model, task.artifact_digest, artifact, "profile")
-        try:
-            return await self._measure_loaded(task, triton, artifact, began_s)
-        finally:
-            await triton.kill()
+        progress = agent_pb2.ProfileProgress(task_id=task.task_id)
+        before = ""
 
-    async def _measure_loaded(
-        self, task: agent_pb2.ProfileTask, triton: TritonProcess, artifact: Path, began_s: float
-    ) -> agent_pb2.ProfileResult:
-        config = triton.config
-        item = sample_item(config, artifact, np.random.default_rng(0))
-        await answer(triton.admin, make_request(task.model, config, item, 1))
-        load_s = time.monotonic() - began_s
-        cpu_before_s = triton.demanded_cpu_s()
-        measuring_s = time.monotonic()
-        points = await measure(
-            triton.admin,
-            lambda size: make_request(task.model, config, item, size),
-            batch_sizes(config.max_batch_size, task.max_batch_size),
-            budget_s=convert.seconds(task.budget) or _BUDGET_S,
-            latency_cap_s=convert.seconds(task.latency_cap),
+        def tell(stage: str, fraction: float) -> None:
+            progress.stage, progress.fraction = stage, fraction
+            self._progress = progress
+            self._on_change()
+
+        def wait(waits: bool) -> None:
+            nonlocal before
+            if waits:
+                before = progress.stage
+            tell(_WAITING if waits else before, progress.fraction)
+
+        quiet = Quiet(
+            self._busy_s,
+            patience_s=convert.seconds(task.patience),
+            insists=not task.full,
+            on_wait=wait,
         )
-        cpu_s = triton.demanded_cpu_s() - cpu_before_s
-        # A slowed node's Tritons get only part of the time that passes.
-        running_s = (time.monotonic() - measuring_s) / self._slowdown
-        measured = Profile(
-            points=tuple((point.batch_size, point.latency_s) for point in points),
-            load_s=load_s,
-            memory_bytes=triton.device_memory_bytes(),
-            # One figure for all sizes: processor time isn't counted apart for each.
-            demand=((1, demand_fraction(config, cpu_s / running_s, self._cores)),),
-            colocation_penalty=_COLOCATION_PENALTY,
-        )
+        try:
+            survey = Survey(self._bench, task, artifact, quiet, tell)
+            figures, config = await survey.run()
+        finally:
+            self._progress = None
         profile = self._profile(task)
-        profile.MergeFrom(convert.profile_to_proto(measured))
-        for told, point in zip(profile.points, points, strict=True):
-            told.samples = point.samples
+        profile.MergeFrom(figures)
         return agent_pb2.ProfileResult(
             task_id=task.task_id, profile=profile, model_config=config.SerializeToString()
         )
-
-
-def demand_fraction(config: ModelConfig, threads_used: float, cores: int) -> float:
-    """Give the share of the device that a batch takes, above 0 and at most 1.
-
-    On a CPU that is threads used / cores. On a GPU, real or emulated, it is 1, an upper
-    bound: what one kernel after another leaves free can't be seen from utilisation.
-    """
-    kinds = {group.kind for group in config.instance_group}
-    if model_config_pb2.ModelInstanceGroup.KIND_GPU in kinds or is_emulated(config):
-        return 1.0
-    return min(max(threads_used / cores, 0.01), 1.0)

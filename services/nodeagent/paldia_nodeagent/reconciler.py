@@ -136,6 +136,10 @@ class Reconciler:
         """Say how each deployment is, by key."""
         return [self._actual[key].status() for key in sorted(self._actual)]
 
+    async def busy_s(self) -> float:
+        """Give the seconds that all models here have computed so far."""
+        return sum(await asyncio.gather(*(it.busy_s() for it in self._actual.values())))
+
     def digests(self) -> set[str]:
         """Give the artifacts in use or wanted."""
         return {key.digest for key in [*self._actual, *(self._desired or {})]}

@@ -42,6 +42,7 @@ class Reporter:
             ),
             deployments=self._reconciler.statuses(),
             profile_results=self._profiler.results(),
+            profile_progress=self._profiler.progress(),
             problem=self._finder.problem or self._accelerators.problem,
             warnings=self._accelerators.warnings(),
         )

@@ -1,0 +1,1 @@
+"""How well profiles foretell what wasn't measured, on this machine's processor."""
