@@ -24,7 +24,8 @@ from paldia.sim.measure import ModelMeter
 from paldia.sim.outcome import Outcome, Timeline
 from paldia.sim.planning import Planning
 from paldia.sim.scenario import Fault, FaultKind, RequestSink, Scenario
-from paldia.sim.serving import Serving, Stream
+from paldia.sim.serving import Serving
+from paldia.sim.stream import Stream
 from paldia.sim.witness import Witness
 
 DRAIN_LIMIT_S = 300.0
