@@ -183,6 +183,14 @@ def test_a_slow_machine_is_slow_for_as_long_as_was_said() -> None:
     assert model.interference_s == pytest.approx(0.15 / 3)
 
 
+def test_space_sharing_lets_batches_gather_and_ours_starts_at_once() -> None:
+    world = World({"m": At((1.0, 1.01, 1.02))}, 10.0, {"f0": FAST})
+    gathered = only(simulate(world, policy_named("infless-llama-cost")))
+    at_once = only(simulate(world))
+    assert (gathered.in_slo, at_once.in_slo) == (3, 3), "nobody waits for too long"
+    assert mean_latency_s(gathered) > 10 * mean_latency_s(at_once)
+
+
 def test_models_on_one_machine_slow_each_other() -> None:
     profile = Profile(((1, 0.1),), 1.0, 1, colocation_penalty=0.2)
     world = World({"m": At((5.0,)), "n": At((5.0,))}, 10.0, ONLY_SLOW, {"slow": profile}, slo_s=2.0)
