@@ -134,25 +134,26 @@ def greedy_finish_s(places: list[Places], rows: int) -> float:
     last_s = 0.0
     while rows > 0:
         done_s, index = min(
-            (at_s + each.latency_s(min(rows, each.lane.batch_limit)), i)
+            (at_s + each.latency_s(min(rows, each.limit)), i)
             for i, (at_s, each) in enumerate(free_at)
         )
         each = free_at[index][1]
-        rows -= each.lane.batch_limit
+        rows -= each.limit
         free_at[index] = (done_s, each)
         last_s = max(last_s, done_s)
     return last_s
 
 
 def longest_s(places: list[Places]) -> float:
-    return max(each.latency_s(each.lane.batch_limit) for each in places)
+    return max(each.latency_s(each.limit) for each in places)
 
 
 place_lists = st.lists(
     st.builds(
         lambda at, limit, fixed, per_row: Places(
-            lane(batch=limit, points=((1, fixed + per_row), (2, fixed + 2 * per_row))),
+            lane(batch=8, points=((1, fixed + per_row), (2, fixed + 2 * per_row))),
             1.0,
+            limit,
             sorted(at),
         ),
         st.lists(st.floats(0, 2), min_size=1, max_size=3),
@@ -173,7 +174,7 @@ def test_finish_agrees_with_working_it_off_batch_by_batch(places: list[Places], 
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 100))
 def test_finish_is_exact_for_one_lane(at_s: list[float], limit: int, rows: int):
-    places = [Places(lane(batch=limit, points=((1, 0.3), (2, 0.4))), 1.0, sorted(at_s))]
+    places = [Places(lane(batch=limit, points=((1, 0.3), (2, 0.4))), 1.0, limit, sorted(at_s))]
     assert finish_s(places, rows) == pytest.approx(greedy_finish_s(places, rows))
 
 
@@ -414,6 +415,30 @@ def test_shed_model_refuses_what_would_miss_the_slo():
     ask(kernel, 9)
     (refusal,) = kernel.poll(0.0)
     assert refusal == Refuse(9, RefuseCause.SLO, pytest.approx(0.2))
+
+
+def test_shed_model_foresees_a_batch_for_each_that_can_share_none():
+    measured = lane(batch=8, points=((1, 0.3), (8, 0.4)))
+    kernel = kernel_with(measured, on_overload=OverloadPolicy.SHED)
+    for request_id in range(5):
+        ask(kernel, request_id, like_key=None)
+        kernel.poll(0.0)
+    assert kernel.counters["m"].refused == 2, "the fourth would be done after 1.2 s"
+    # With them it would take 0.4 s, but for itself it takes another turn.
+    ask(kernel, 9, 0.05)
+    assert kernel.counters["m"].refused == 3
+
+
+@pytest.mark.parametrize(("like_key", "refused"), [("k", 2), ("other", 0)])
+def test_shed_model_refuses_nobody_for_the_sake_of_those_unlike_it(like_key: str, refused: int):
+    measured = lane(points=((1, 0.1), (4, 0.4)))
+    kernel = kernel_with(measured, on_overload=OverloadPolicy.SHED)
+    ask(kernel, 0)
+    kernel.poll(0.0)
+    ask(kernel, 1, 0.01, deadline_s=0.31)
+    # A batch of both would take 0.3 s from 0.1 s on, and the first gives up at 0.31 s.
+    ask(kernel, 2, 0.02, rows=2, like_key=like_key)
+    assert kernel.counters["m"].refused == refused
 
 
 def test_urgent_request_is_not_refused_for_those_behind_it():

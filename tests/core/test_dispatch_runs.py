@@ -198,10 +198,14 @@ def test_late_ones_are_the_first(ticks: list[int], now: int, slo: int):
         max_size=3,
     ),
     st.integers(1, 30),
+    st.integers(1, 9),
     st.sampled_from([None, 0, 1, 2]),
 )
 def test_few_rows_are_done_when_all_places_together_would_have_done_them(
-    lanes: list[tuple[Lane, list[tuple[float, int]], Lane | None]], rows: int, joined: int | None
+    lanes: list[tuple[Lane, list[tuple[float, int]], Lane | None]],
+    rows: int,
+    most: int,
+    joined: int | None,
 ):
     states = []
     for one, starts, changed in lanes:
@@ -217,9 +221,11 @@ def test_few_rows_are_done_when_all_places_together_would_have_done_them(
         free_at_s = [*it.places_beside_one_more_s(0.2), 0.6] if it is on else it.places_s(0.2)
         if free_at_s:
             stretch = it.lane.slowdown_of(it.running + (it is on))
-            places.append(Places(it.lane, stretch, sorted(free_at_s)))
+            places.append(
+                Places(it.lane, stretch, min(most, it.lane.batch_limit), sorted(free_at_s))
+            )
     starting = Joined(on, 0.6) if on is not None else None
-    assert work_off_s(states, rows, 0.2, starting) == pytest.approx(finish_s(places, rows))
+    assert work_off_s(states, rows, most, 0.2, starting) == pytest.approx(finish_s(places, rows))
 
 
 # One by one or as runs, it's all the same.

@@ -27,14 +27,14 @@ class Admission:
         is_full = self._is_full(model, request.size_bytes)
         if not is_full and not model.sheds:
             return None
-        done_s = model.best_completion_s(request.rank, request.rows, now_s)
+        done_s = model.best_completion_s(request)
         # Nothing can be foretold while no lane is at hand, not even that somebody will be late.
         is_foretold = math.isfinite(done_s)
         if is_full:
             wait_s = done_s - now_s if is_foretold else 0.0
             return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
         # Nor may it make those late with whom it shares a batch, for the batch is longer with it.
-        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request.rank, request.rows))
+        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request))
         late_s = done_s - due_s
         if is_foretold and late_s > 0:
             return Refuse.until(request.request_id, RefuseCause.SLO, late_s)

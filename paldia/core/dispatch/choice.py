@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paldia.core.dispatch.finish import Joined, work_off_s
+from paldia.core.dispatch.finish import Joined, mean_kind, work_off_s
 from paldia.core.dispatch.lanes import ROUNDING_S, LaneState
 from paldia.core.dispatch.queue import RequestQueue
 from paldia.core.dispatch.requests import Stay
@@ -38,7 +38,8 @@ def choose_lane(
 ) -> Start | Later:
     """Take the free lane that would be done first, unless waiting for a busy one is better.
 
-    `free` are those of the lanes where a batch may start now.
+    Where another batch beside those that run is no gain, one on a slower node that is idle may
+    still be. `free` are those of the lanes where a batch may start now.
     """
     first = queue.first()
     if first is None or not free:
@@ -51,29 +52,27 @@ def choose_lane(
     if soonest_s == math.inf and len(free) == 1:
         return Start(queue, first, free[0])
     rows_like = queue.rows_like(first)
-    chosen, rows, best = free[0], 0, (math.inf, math.inf)
-    for lane in free:
-        rows_here = max(first.request.rows, min(rows_like, lane.lane.batch_limit))
-        done = (lane.predict_s(rows_here, now_s), lane.running / lane.lane.count)
-        if done < best:
-            chosen, rows, best = lane, rows_here, done
-    done_s, left = best[0], queue.rows - rows
-    # In the first case no other place would even be free before.
-    if (left <= 0 and done_s <= soonest_s) or _is_worth_it(
-        lanes, queue.rows, left, now_s, Joined(chosen, done_s)
-    ):
-        return Start(queue, first, chosen)
+    wanted = []
+    for index, lane in enumerate(free):
+        rows = max(first.request.rows, min(rows_like, lane.lane.batch_limit))
+        done_s = lane.predict_s(rows, now_s)
+        wanted.append((done_s, lane.running / lane.lane.count, index, rows))
+    wanted.sort()
+    latest_s, most = -math.inf, mean_kind(queue.rows, queue.kinds)
+    for done_s, _, index, rows in wanted:
+        left = queue.rows - rows
+        if left <= 0 and done_s <= soonest_s:
+            # No other place would even be free before.
+            return Start(queue, first, free[index])
+        if latest_s == -math.inf:
+            latest_s = work_off_s(lanes, queue.rows, most, now_s) + ROUNDING_S
+        if done_s > latest_s:
+            break
+        joined = Joined(free[index], done_s)
+        # Whether all would be done no later if this batch started, and the others waited for it.
+        if left <= 0 or work_off_s(lanes, left, most, now_s, joined) <= latest_s:
+            return Start(queue, first, free[index])
     return Later(soonest_s)
-
-
-def _is_worth_it(
-    lanes: Sequence[LaneState], rows: int, left: int, now_s: float, joined: Joined
-) -> bool:
-    """Whether all would be done no later if this batch started, and `left` rows waited for it."""
-    latest_s = work_off_s(lanes, rows, now_s) + ROUNDING_S
-    if joined.done_s > latest_s:
-        return False
-    return left <= 0 or work_off_s(lanes, left, now_s, joined) <= latest_s
 
 
 def those_that_will_do(

@@ -15,11 +15,13 @@ class Places(NamedTuple):
 
     Attributes:
         stretch: slowdown of each batch there.
+        limit: rows of a full batch there.
         free_at_s: from when on each is free, ascending; one at least.
     """
 
     lane: Lane
     stretch: float
+    limit: int
     free_at_s: Sequence[float]
 
     def latency_s(self, rows: int) -> float:
@@ -34,13 +36,25 @@ class Joined(NamedTuple):
     done_s: float
 
 
+def mean_kind(rows: int, kinds: int) -> int:
+    """Rows of a batch at most if `rows` of so many kinds wait, for a batch holds one kind.
+
+    So predictions count as many batches as there are kinds at least.
+    """
+    return -(-rows // kinds)
+
+
 def work_off_s(
-    lanes: Sequence[LaneState], rows: int, now_s: float, joined: Joined | None = None
+    lanes: Sequence[LaneState],
+    rows: int,
+    most: int,
+    now_s: float,
+    joined: Joined | None = None,
 ) -> float:
     """When `rows` rows would be done in the places that running batches leave.
 
-    Infinity if there are none. A batch that `joined` starts now slows its neighbours, and
-    leaves a place as well.
+    In batches of up to `most` rows. Infinity if there are no places. A batch that `joined`
+    starts now slows its neighbours, and leaves a place as well.
     """
     places, is_single, single_s = [], True, math.inf
     for state in lanes:
@@ -56,8 +70,9 @@ def work_off_s(
             continue
         lane = state.lane
         stretch = lane.slowdown_of(running)
-        places.append(Places(lane, stretch, free_at_s))
-        if rows <= lane.batch_limit and lane.points:
+        limit = min(most, lane.batch_limit)
+        places.append(Places(lane, stretch, limit, free_at_s))
+        if rows <= limit and lane.points:
             # Of each lane the first place will be the best for a single batch.
             single_s = min(single_s, free_at_s[0] + lane.latency_s(rows) * stretch)
         else:
@@ -111,7 +126,7 @@ class _Ring:
         self._places = places
         self.free_at_s = free_at_s
         self.full_s = full_s
-        self.limit = places.lane.batch_limit
+        self.limit = places.limit
         self.next_s = free_at_s[0]
         self._turn = 0
         self._lap_s = 0.0
@@ -139,7 +154,7 @@ class _Ring:
 
 def _rings_of(places: Places) -> list[_Ring]:
     """Part a lane's places so that within each part none is free a batch later than another."""
-    free_at_s, full_s = places.free_at_s, places.latency_s(places.lane.batch_limit)
+    free_at_s, full_s = places.free_at_s, places.latency_s(places.limit)
     if free_at_s[-1] - free_at_s[0] <= full_s:
         return [_Ring(places, free_at_s, full_s)]
     rings, begin = [], 0

@@ -84,8 +84,8 @@ class LaneState:
     """
 
     __slots__ = (
-        *("_as_of_s", "_clock_s", "_end_of_s", "_ends_s", "_places_s", "_places_until_s"),
-        "_slowdowns",
+        *("_as_of_s", "_clock_s", "_end_of_s", "_ends_s", "_most_useful", "_places_s"),
+        *("_places_until_s", "_slowdowns"),
         *("lane", "longest_s", "retired", "running", "suspended_until_s"),
     )
 
@@ -158,6 +158,14 @@ class LaneState:
             running -= 1
         return at_s + (work_s - done_s) * slowdowns[running]
 
+    def predict_among_s(self, rows: int, waiting: int, now_s: float) -> float:
+        """When such a batch would be done if so many that wait start beside it soon."""
+        done_s = self.predict_s(rows, now_s)
+        if not waiting:
+            return done_s
+        together = max(self.running + 1, min(self.running + 1 + waiting, self._most_useful))
+        return max(done_s, now_s + self.lane.latency_s(rows) * self.lane.slowdown_of(together))
+
     def places_s(self, now_s: float) -> Sequence[float]:
         """When the places will be free that running batches leave, ascending.
 
@@ -201,6 +209,9 @@ class LaneState:
         self.lane = lane
         self.longest_s = lane.latency_s(lane.batch_limit) * lane.slowdown_of(lane.count)
         self._slowdowns = [lane.slowdown_of(running) for running in range(self.running + 2)]
+        # So many at once get most done: no further one is started beside them.
+        counts = range(1, lane.count + 1)
+        self._most_useful = max(counts, key=lambda count: count / lane.slowdown_of(count))
         self._places_until_s = -math.inf
 
     def _advance(self, now_s: float) -> None:

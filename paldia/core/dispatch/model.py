@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from paldia.core.dispatch.choice import NEVER, Later, Start, choose_lane, those_that_will_do
-from paldia.core.dispatch.finish import Places, finish_s
+from paldia.core.dispatch.finish import Places, finish_s, mean_kind
 from paldia.core.dispatch.lanes import ROUNDING_S, LaneState
 from paldia.core.dispatch.queue import Load, RequestQueue
-from paldia.core.dispatch.requests import PRIORITY_LAST, Stay
+from paldia.core.dispatch.requests import PRIORITY_LAST, Request, Stay
 from paldia.core.dispatch.types import Counters, ModelPlan
 from paldia.core.types import OverloadPolicy
 
@@ -60,8 +60,8 @@ class ModelState:
         self._queues: dict[_Wish, RequestQueue] = {_ANYWHERE: self._most}
         self._late_passed = 0
         self._rows_by_rank = [0] * (PRIORITY_LAST + 1)
-        # What `best_completion_s` has found for so many rows, and until when that holds.
-        self._foretold_s, self._foretold_rows, self._foretold_until_s = 0.0, 0, -math.inf
+        # What `best_completion_s` has found for so many rows in such batches, and until when.
+        self._foretold_s, self._foretold_rows, self._foretold_until_s = 0.0, (0, 0), -math.inf
 
     def change(self, plan: ModelPlan, now_s: float) -> None:
         """Take on a plan. A lane that is no longer in it stays until its batches end."""
@@ -127,37 +127,45 @@ class ModelState:
         if lane.retired and not lane.running:
             del self._lanes[lane.lane.lane_id]
 
-    def best_completion_s(self, rank: int, rows: int, now_s: float) -> float:
-        """When `rows` that arrive now would be done at best; infinity if nothing is at hand."""
-        rows += sum(self._rows_by_rank[: rank + 1])
-        if rows == self._foretold_rows and now_s < self._foretold_until_s:
+    def best_completion_s(self, request: Request) -> float:
+        """When one that arrives now would be done at best; infinity if nothing is at hand."""
+        now_s = request.arrival_s
+        rows = request.rows + sum(self._rows_by_rank[: request.rank + 1])
+        kinds = sum([queue.kinds for queue in self._queues.values()])
+        kinds += not self._most.has_like(request.like_key)
+        most = mean_kind(request.rows + sum(self._rows_by_rank), kinds)
+        if (rows, most) == self._foretold_rows and now_s < self._foretold_until_s:
             return self._foretold_s
         places, until_s = [], math.inf
         for state in self._planned:
             until_s = min(until_s, state.steady_until_s(now_s))
             if free_at_s := state.all_places_s(now_s):
                 lane = state.lane
-                places.append(Places(lane, lane.slowdown_of(lane.count), free_at_s))
+                limit = min(most, lane.batch_limit)
+                places.append(Places(lane, lane.slowdown_of(lane.count), limit, free_at_s))
         done_s = finish_s(places, rows)
         for state in self._planned:
             if (
-                rows <= state.lane.batch_limit
+                rows <= min(most, state.lane.batch_limit)
                 and state.has_room
                 and now_s >= state.suspended_until_s
             ):
                 done_s = min(done_s, state.predict_s(rows, now_s))
-        self._foretold_s, self._foretold_rows, self._foretold_until_s = done_s, rows, until_s
+        self._foretold_s, self._foretold_until_s = done_s, until_s
+        self._foretold_rows = rows, most
         return done_s
 
-    def first_due_s(self, rank: int, rows: int) -> float:
-        """When the first is due of those with whom `rows` more would share a batch.
+    def first_due_s(self, request: Request) -> float:
+        """When the first is due of those with whom a request would share a batch.
 
-        Known where all that wait, and they, fit into one batch; infinity otherwise.
+        Known where all that wait, and it, are alike and fit into one; infinity otherwise.
         """
-        waiting = sum(self._rows_by_rank[: rank + 1])
         first = self._most.first()
+        if first is None or self._most.kinds > 1 or not self._most.has_like(request.like_key):
+            return math.inf
+        rows = request.rows + sum(self._rows_by_rank[: request.rank + 1])
         most = max((state.lane.batch_limit for state in self._planned), default=0)
-        return first.order[1] if first is not None and waiting + rows <= most else math.inf
+        return first.order[1] if rows <= most else math.inf
 
     def busy_until_s(self, now_s: float) -> float:
         """Until when no arrival starts a batch or a time to wait, unless something is reported."""
@@ -229,8 +237,11 @@ class ModelState:
             return False
         if first.order[1] - now_s >= lane.longest_s:
             return False
-        rows = max(first.request.rows, min(queue.rows_like(first), lane.lane.batch_limit))
-        done_s = lane.predict_s(rows, now_s)
+        limit = lane.lane.batch_limit
+        rows = max(first.request.rows, min(queue.rows_like(first), limit))
+        # The other batches that wait will take the places beside it.
+        waiting = max(queue.kinds - 1, -((rows - sum(self._rows_by_rank)) // limit))
+        done_s = lane.predict_among_s(rows, waiting, now_s)
         found = False
         stay: Stay | None = first
         while stay is not None and (count := stay.count_due_before(done_s)):

@@ -53,6 +53,9 @@ class LikeGroup:
         """Give what has the first request, and its place; None if nobody waits."""
         return self._entries[self._begin] if self._begin < len(self._entries) else None
 
+    def __len__(self) -> int:
+        return len(self._entries) - self._begin
+
     def waiting(self) -> list[tuple[Key, Stay]]:
         """Give all that wait, and their places, in order."""
         return self._entries[self._begin :]
@@ -184,6 +187,15 @@ class RequestQueue:
     def first(self) -> Stay | None:
         """Give what has the first request in order."""
         return self._heads[0][1] if self._heads else None
+
+    @property
+    def kinds(self) -> int:
+        """How many wait that can't share a batch: so many batches it takes at least."""
+        return len(self._groups) + len(self._alone)
+
+    def has_like(self, like_key: Hashable) -> bool:
+        """Whether a request waits that may share a batch with those of a key."""
+        return like_key is not None and like_key in self._groups
 
     def rows_like(self, stay: Stay) -> int:
         """Rows that could share a batch with a queued request, its own included."""
