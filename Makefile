@@ -9,7 +9,8 @@ GENERATED_CHECK := .venv-codegen/check
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-catalog
+.PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-simulator \
+	bench-catalog
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -69,6 +70,9 @@ bench-forecast: setup  ## Score the forecasters on the traces
 
 bench-planner: setup  ## Time the planner, and compare its placements with an optimiser's
 	$(BIN)/python -m bench.planner
+
+bench-simulator: setup  ## Time the simulator, and show that memory does not grow with a trace
+	$(BIN)/python -m bench.simulator
 
 bench-catalog: setup  ## Show how far off the catalog's rules are
 	$(BIN)/python -m bench.catalog

@@ -38,6 +38,7 @@ class Case:
         nodes: with `count` places each.
         slowdown: of each of `count` batches on a node.
         load: rate of arrivals over the rate that full batches on all places keep up with.
+        linger_s: how long a batch waits for more to join it.
     """
 
     nodes: int
@@ -45,6 +46,7 @@ class Case:
     batch_limit: int
     slowdown: float
     load: float
+    linger_s: float = 0.0
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -68,6 +70,9 @@ CASES = [
     *(Case(1, 4, 8, 2.0, load) for load in (0.2, 0.8, 1.2)),
     *(Case(1, 8, 16, 5.0, load) for load in (0.2, 0.8, 1.2)),
     *(Case(3, 4, 8, 2.0, load) for load in (0.2, 0.8, 1.2)),
+    # Where most are refused, for the queue is full, and where batches gather first.
+    *(Case(1, count, 8, count / 2 + 0.5, 4.0) for count in (1, 8)),
+    Case(1, 4, 8, 2.0, 0.2, linger_s=0.02),
 ]
 
 
@@ -90,7 +95,7 @@ def play(case: Case, requests: int, *, runs: bool) -> Asked:
     arrivals = np.cumsum(rng.exponential(1 / case.rate, requests)).tolist()
     arrivals.append(math.inf)
     asked, lanes = Asked(), {lane.lane_id: lane for lane in case.lanes}
-    asked.ask("plan", MODEL, ModelPlan(case.lanes, Slo(0.2)), 0.0)
+    asked.ask("plan", MODEL, ModelPlan(case.lanes, Slo(0.2), linger_s=case.linger_s), 0.0)
     ends: list[tuple[float, int, str]] = []
     running = dict.fromkeys(lanes, 0)
     now_s, at = 0.0, 0
@@ -138,8 +143,8 @@ def replay_s(calls: list[Call]) -> float:
 
 def main(requests: int) -> None:
     """Print a line for each case."""
-    print("nodes places limit slowdown load   rows/batch refused |  one by one       runs")
-    print("                                                     | us/req us/batch  us/req us/batch")
+    print("nodes places limit slowdown load linger   rows/batch refused |  one by one       runs")
+    print(f"{'us/req us/batch  us/req us/batch':>92}")
     for case in CASES:
         figures = []
         for runs in (False, True):
@@ -150,7 +155,7 @@ def main(requests: int) -> None:
         size = (counters.offered - counters.refused) / counters.batches
         print(
             f"{case.nodes:5} {case.count:6} {case.batch_limit:5} {case.slowdown:8.1f} "
-            f"{case.load:4.1f}   {size:10.1f} {counters.refused:7} | "
+            f"{case.load:4.1f} {case.linger_s:6.2f}   {size:10.1f} {counters.refused:7} | "
             f"{figures[0]:6.2f} {figures[1]:8.2f}  {figures[2]:6.2f} {figures[3]:8.2f}"
         )
 

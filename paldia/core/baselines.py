@@ -32,6 +32,8 @@ class Policy:
     Attributes:
         foresight: demand is known beforehand, for as long as a change of hardware takes.
         instant: hardware changes and models load in no time.
+        linger_share: how long a batch waits for more to join it at most, as a share of the SLO; it
+            starts earlier where it would be late otherwise (`dispatch.types`).
     """
 
     name: str
@@ -39,6 +41,7 @@ class Policy:
     hardware: HardwareRule = HardwareRule.PLANNED
     foresight: bool = False
     instant: bool = False
+    linger_share: float = 0.0
 
     @property
     def late_yields(self) -> bool:
@@ -60,8 +63,8 @@ PALDIA = Policy("paldia")
 POLICIES = (
     Policy("molecule-cost", SharingRule.TIME, HardwareRule.CHEAPEST_GPU),
     Policy("molecule-perf", SharingRule.TIME, HardwareRule.FASTEST),
-    Policy("infless-llama-cost", SharingRule.SPACE, HardwareRule.CHEAPEST_GPU),
-    Policy("infless-llama-perf", SharingRule.SPACE, HardwareRule.FASTEST),
+    Policy("infless-llama-cost", SharingRule.SPACE, HardwareRule.CHEAPEST_GPU, linger_share=1.0),
+    Policy("infless-llama-perf", SharingRule.SPACE, HardwareRule.FASTEST, linger_share=1.0),
     Policy("triton-dynamic", SharingRule.DYNAMIC),
     Policy("static-lanes", SharingRule.FIXED),
     Policy("paldia-paper", SharingRule.PAPER),

@@ -44,46 +44,39 @@ class Feed:
 
     Attributes:
         next_s: when the next one comes; infinity after the last.
-        given: how many were given out.
     """
 
-    __slots__ = ("_chunks", "_meter", "_position", "_times", "given", "next_s")
+    __slots__ = ("_chunks", "_meter", "_position", "_times", "next_s")
 
     def __init__(self, arrivals: Arrivals, duration_s: float, meter: ModelMeter) -> None:
         self._chunks = _within(arrivals, duration_s)
         self._meter = meter
-        self._times: list[float] = []
+        # With infinity at the end, so that there is always a next one.
+        self._times: tuple[float, ...] = (math.inf,)
         self._position = 0
-        self.given = 0
         self.next_s = -math.inf
         self._refill()
 
-    def until(self, now_s: float) -> list[float]:
-        """Take the arrivals up to and including `now_s`."""
-        if self.next_s > now_s:
-            return []
-        first = self._position
-        end = self._position = bisect_right(self._times, now_s, first)
-        taken = self._times[first:end]
-        while end == len(self._times):
-            self._refill()
-            if self.next_s > now_s:
-                break
-            end = self._position = bisect_right(self._times, now_s)
-            taken += self._times[:end]
-        else:
-            self.next_s = self._times[end]
-        self.given += len(taken)
+    def until(self, now_s: float) -> tuple[float, ...]:
+        """Take the arrivals up to and including `now_s`, which lies below infinity."""
+        taken: tuple[float, ...] = ()
+        while self.next_s <= now_s:
+            first, times = self._position, self._times
+            end = self._position = bisect_right(times, now_s, first)
+            taken = taken + times[first:end] if taken else times[first:end]
+            self.next_s = times[end]
+            if self.next_s == math.inf:
+                self._refill()
         return taken
 
     def _refill(self) -> None:
         self._position = 0
         for chunk in self._chunks:
             self._meter.note_offered(chunk)
-            self._times = chunk.tolist()
+            self._times = (*chunk.tolist(), math.inf)
             self.next_s = self._times[0]
             return
-        self._times = []
+        self._times = (math.inf,)
         self.next_s = math.inf
 
 

@@ -53,15 +53,15 @@ class Process:
         self.lane: Lane | None = None
         hardware = machine.hardware
         self.watts = max(0.0, (profile.watts or hardware.rated_watts) - hardware.idle_watts)
-        self._work_s: list[float] = []
-        self._demand: list[float] = []
+        self._works: list[tuple[float, float]] = []
 
     def work(self, rows: int) -> tuple[float, float]:
         """Give the seconds a batch of `rows` takes alone, and the share of the device meanwhile."""
-        for size in range(len(self._work_s) + 1, rows + 1):
-            self._work_s.append(self.profile.latency_s(size, self.sm_percent))
-            self._demand.append(self.profile.demand_fraction(size, self.sm_percent))
-        return self._work_s[rows - 1], self._demand[rows - 1]
+        while len(self._works) < rows:
+            size = len(self._works) + 1
+            latency_s = self.profile.latency_s(size, self.sm_percent)
+            self._works.append((latency_s, self.profile.demand_fraction(size, self.sm_percent)))
+        return self._works[rows - 1]
 
 
 @dataclass(slots=True, eq=False)

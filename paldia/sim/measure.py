@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +55,9 @@ class ModelMeter:
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._arrivals_s: list[float] = []
-        self._sizes: list[int] = []
-        self._batches: list[tuple[float, float, float]] = []
+        # When its requests came, when it started and was done, and the seconds it takes alone.
+        self._batches: list[tuple[Sequence[float], float, float, float]] = []
+        self._buffered = 0
         self._cold: list[tuple[int, Floats]] = []
 
     def note_offered(self, arrivals_s: Floats) -> None:
@@ -78,20 +79,21 @@ class ModelMeter:
             cold_s: for each of its requests the seconds it waited while there was no lane.
         """
         if cold_s is not None:
-            self._cold.append((len(self._arrivals_s), cold_s))
-        self._arrivals_s += arrivals_s
-        self._sizes.append(len(arrivals_s))
-        self._batches.append((done_s, work_s, done_s - start_s - work_s))
-        if len(self._arrivals_s) >= BUFFERED_REQUESTS:
+            self._cold.append((self._buffered, cold_s))
+        self._batches.append((arrivals_s, start_s, done_s, work_s))
+        self._buffered += len(arrivals_s)
+        if self._buffered >= BUFFERED_REQUESTS:
             self._flush()
 
     def _flush(self) -> None:
         if not self._batches:
             return
-        arrivals_s = np.array(self._arrivals_s)
-        per_batch = np.repeat(np.array(self._batches), self._sizes, axis=0)
-        done_s, execution_s = per_batch[:, 0], per_batch[:, 1]
-        interference_s = np.maximum(per_batch[:, 2], 0.0)
+        arrivals, starts_s, dones_s, works_s = zip(*self._batches, strict=True)
+        sizes = np.fromiter(map(len, arrivals), np.int64, len(arrivals))
+        arrivals_s = np.fromiter(chain.from_iterable(arrivals), np.float64, self._buffered)
+        done_s, execution_s = np.repeat(dones_s, sizes), np.repeat(works_s, sizes)
+        slowed_s = np.repeat(np.subtract(dones_s, starts_s) - works_s, sizes)
+        interference_s = np.maximum(slowed_s, 0.0)
         cold_s = np.zeros_like(arrivals_s)
         for first, seconds in self._cold:
             cold_s[first : first + len(seconds)] = seconds

@@ -24,11 +24,12 @@ from paldia.sim.measure import ModelMeter
 from paldia.sim.outcome import Outcome, Timeline
 from paldia.sim.planning import Planning
 from paldia.sim.scenario import Fault, FaultKind, RequestSink, Scenario
-from paldia.sim.serving import Serving, Stream
+from paldia.sim.serving import Serving
+from paldia.sim.stream import Stream
 from paldia.sim.witness import Witness
 
 DRAIN_LIMIT_S = 300.0
-"""Time after the scenario's end for which answers are still waited for."""
+"""Time after the scenario's end for which answers are waited for; what has none then has failed."""
 INTERVALS_MOST = 1000
 """Rows of the timeline."""
 REPORTS_MOST = 200
@@ -93,8 +94,8 @@ class _Simulation:
             meter = ModelMeter(spec.model.slo.latency_s, intervals, self._interval_s)
             feed = Feed(spec.arrivals, duration_s, meter)
             self._streams.append(Stream(spec.model.name, index, feed, meter))
-        witness = None if sink is None else Witness(sink)
-        self._serving = Serving(self._streams, self._cluster, Limits(), witness)
+        self._witness = None if sink is None else Witness(sink)
+        self._serving = Serving(self._streams, self._cluster, Limits(), self._witness)
         self._planning = Planning(scenario, policy, self._cluster, self._serving, self._agenda)
         self._ticks = 0
         self._is_over = False
@@ -156,9 +157,14 @@ class _Simulation:
     def outcome(self, cpu_s: float) -> Outcome:
         """Give the figures of the run."""
         self._bill.close()
+        if self._witness is not None:
+            self._witness.close(self._scenario.duration_s + DRAIN_LIMIT_S)
         for stream in self._streams:
             counters = self._serving.counters(stream.name)
-            stream.meter.refused, stream.meter.failed = counters.refused, counters.failed
+            # Whoever still waits has waited for longer than anybody would.
+            unanswered = counters.backlog + counters.in_flight
+            stream.meter.refused = counters.refused
+            stream.meter.failed = counters.failed + unanswered
         models = tuple(stream.meter.outcome(stream.name) for stream in self._streams)
         timeline = Timeline(
             interval_s=self._interval_s,

@@ -9,49 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
-
-import numpy as np
-import numpy.typing as npt
 
 from paldia.core.dispatch.kernel import DispatchKernel
 from paldia.core.dispatch.types import Counters, Dispatch, Limits, ModelPlan, Retry
-from paldia.sim.arrivals import Feed
 from paldia.sim.cluster import Cluster, Machine, Process
-from paldia.sim.measure import ModelMeter
+from paldia.sim.stream import Stream
 from paldia.sim.witness import Witness
 
-_COLD_SPANS_KEPT = 64
 _ALIKE = "alike"
 """All requests of a model may share batches."""
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """A model's requests, and what dispatch needs to know of it.
-
-    Attributes:
-        index: its place in the order of events at one time.
-        free: free places for batches on its lanes.
-        due_s: the arrival that is down as an event; infinity while none is.
-        is_awaited: whether a request is to wake the planner, for the model is planned nowhere.
-        cold_since_s: since when it has had no lane; infinity while it has one.
-        cold_spans: the latest times without a lane.
-    """
-
-    name: str
-    index: int
-    feed: Feed
-    meter: ModelMeter
-    lanes: tuple[Process, ...] = ()
-    free: int = 0
-    due_s: float = math.inf
-    is_awaited: bool = False
-    cold_since_s: float = -math.inf
-    cold_spans: list[tuple[float, float]] = field(default_factory=list)
-    warm_since_s: float = -math.inf
-
 
 _Running = tuple[Stream, Process, float, float, Dispatch]
 """A batch: whose, where, since when, the seconds it takes alone, and which."""
@@ -84,6 +51,9 @@ class Serving:
         self._due: list[tuple[float, int, Machine | Stream]] = []
         self._running: dict[int, _Running] = {}
         self._last_id = 0
+        # When the kernel wants to be polled next; asked after each poll, since every report to it
+        # is followed by one.
+        self._wakeup_s = math.inf
 
     def counters(self, model: str) -> Counters:
         """Give the kernel's counters of a model."""
@@ -104,19 +74,20 @@ class Serving:
 
         That is earlier where a request was missed, for the planner to see to it.
         """
-        due, kernel = self._due, self._kernel
+        due = self._due
         while True:
             event_s = due[0][0] if due else math.inf
-            wakeup_s = kernel.next_wakeup_s()
-            if min(event_s, wakeup_s) >= until_s:
-                break
+            wakeup_s = self._wakeup_s
             if wakeup_s < event_s:
+                if wakeup_s >= until_s:
+                    break
                 self._decide(wakeup_s)
                 continue
-            _, _, source = heappop(due)
+            if event_s >= until_s:
+                break
+            source = heappop(due)[2]
             if source.due_s != event_s:
                 continue
-            source.due_s = math.inf
             if isinstance(source, Machine):
                 self._complete(source, event_s)
             else:
@@ -132,16 +103,20 @@ class Serving:
 
     def _let_in(self, stream: Stream, now_s: float) -> None:
         """Tell the kernel of the requests that have come."""
-        if stream.feed.next_s > now_s:
+        feed = stream.feed
+        if feed.next_s > now_s:
             return
-        arrivals_s = stream.feed.until(now_s)
-        self._kernel.arrive_run(stream.name, self._last_id + 1, arrivals_s, _ALIKE)
-        if self._witness is not None:
-            self._witness.let_in(stream.name, self._last_id + 1, arrivals_s)
+        arrivals_s = feed.until(now_s)
+        first_id = self._last_id + 1
         self._last_id += len(arrivals_s)
+        self._kernel.arrive_run(stream.name, first_id, arrivals_s, _ALIKE)
+        if self._witness is not None:
+            self._witness.let_in(stream.name, first_id, arrivals_s)
 
     def _arrive(self, stream: Stream, now_s: float) -> None:
-        if stream.feed.next_s <= now_s:
+        stream.due_s = math.inf
+        # While no place is free it can do nothing, and goes in with those that follow it.
+        if stream.feed.next_s <= now_s and (stream.free > 0 or stream.is_awaited):
             self._let_in(stream, now_s)
             if stream.is_awaited:
                 stream.is_awaited = False
@@ -176,15 +151,17 @@ class Serving:
                     broken = True
                 else:
                     self._start(decision, process, now_s)
+        self._wakeup_s = kernel.next_wakeup_s()
 
     def _start(self, batch: Dispatch, process: Process, now_s: float) -> None:
+        batch_id = batch.batch_id
         work_s, demand = process.work(batch.rows)
         machine, stream = process.machine, self.streams[batch.model]
-        machine.device.start(process.tenant, batch.batch_id, work_s, demand, now_s)
+        machine.device.start(process.tenant, batch_id, work_s, demand, now_s)
         process.running += 1
         stream.free -= 1
         self.joules += work_s * demand * process.watts
-        self._running[batch.batch_id] = (stream, process, now_s, work_s, batch)
+        self._running[batch_id] = (stream, process, now_s, work_s, batch)
         self._watch(machine)
 
     def _watch(self, machine: Machine) -> None:
@@ -195,15 +172,20 @@ class Serving:
             heappush(self._due, (next_s, machine.index, machine))
 
     def _complete(self, machine: Machine, now_s: float) -> None:
+        # What starts meanwhile need not be put down: it is looked at when all is done.
+        machine.due_s = -math.inf
+        counters = self._kernel.counters
         for batch_id in machine.device.finish_due(now_s):
             stream, process, start_s, work_s, batch = self._running.pop(batch_id)
             arrivals_s = batch.arrivals_s
-            self._let_in(stream, now_s)
+            have_come = stream.feed.next_s <= now_s
+            if have_come:
+                self._let_in(stream, now_s)
             self._kernel.complete(batch_id, now_s)
             self._leave(stream, process, now_s)
             cold_s = None
             if arrivals_s[0] < stream.warm_since_s:
-                cold_s = _cold_s(arrivals_s, start_s, stream.cold_spans)
+                cold_s = stream.cold_s(arrivals_s, start_s)
             stream.meter.note_batch(arrivals_s, start_s, now_s, work_s, cold_s)
             if self._witness is not None:
                 self._witness.answered(
@@ -215,8 +197,12 @@ class Serving:
                     work_s=work_s,
                     cold_s=cold_s,
                 )
-            self._decide(now_s)
-            self._expect(stream)
+            # If nobody came, and nobody waits here or for this moment, there is nothing to decide.
+            if have_come or counters[stream.name].backlog or self._wakeup_s <= now_s:
+                self._decide(now_s)
+            if stream.due_s == math.inf:
+                self._expect(stream)
+        machine.due_s = math.inf
         self._watch(machine)
 
     def _leave(self, stream: Stream, process: Process, now_s: float) -> None:
@@ -243,14 +229,7 @@ class Serving:
             self._lanes[process.lane_id] = process
             process.places = lane.count
             stream.free += max(0, lane.count - process.running)
-        if processes and stream.cold_since_s < math.inf:
-            stream.cold_spans = [
-                *stream.cold_spans[1 - _COLD_SPANS_KEPT :],
-                (stream.cold_since_s, now_s),
-            ]
-            stream.cold_since_s, stream.warm_since_s = math.inf, now_s
-        elif not processes and stream.cold_since_s == math.inf:
-            stream.cold_since_s = now_s
+        stream.note_lanes(now_s)
         self._kernel.plan(model, plan, now_s)
         self._decide(now_s)
         self._expect(stream)
@@ -276,14 +255,3 @@ class Serving:
         """Let a machine run at `factor` of its normal speed."""
         machine.device.set_speed(factor, now_s)
         self._watch(machine)
-
-
-def _cold_s(
-    arrivals_s: Sequence[float], start_s: float, spans: Sequence[tuple[float, float]]
-) -> npt.NDArray[np.float64]:
-    """Seconds of each request's wait during which its model had no lane."""
-    arrived_s = np.array(arrivals_s)
-    waited_s = np.zeros_like(arrived_s)
-    for from_s, until_s in spans:
-        waited_s += np.maximum(0.0, min(start_s, until_s) - np.maximum(arrived_s, from_s))
-    return waited_s

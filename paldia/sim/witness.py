@@ -26,6 +26,12 @@ class Witness:
         fate = Fate.REFUSED if isinstance(decision, Refuse) else Fate.FAILED
         self._sink(model, fate, (arrival_s,), now_s)
 
+    def close(self, now_s: float) -> None:
+        """Tell of those that have had no answer by the end: they have failed."""
+        for model, arrival_s in self._open.values():
+            self._sink(model, Fate.FAILED, (arrival_s,), now_s)
+        self._open.clear()
+
     def answered(
         self,
         request_ids: Sequence[int],

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from paldia.core.dispatch.finish import finish_s
+from paldia.core.dispatch.finish import Places, finish_s
 from paldia.core.dispatch.kernel import DispatchKernel
-from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
+from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, linear_slowdowns
 from paldia.core.dispatch.model import LATE_TURN
-from paldia.core.dispatch.queue import LazyHeap
-from paldia.core.dispatch.requests import Request
+from paldia.core.dispatch.requests import Request, Stay
+from paldia.core.dispatch.timers import Timers
 from paldia.core.dispatch.types import (
     Decision,
     Dispatch,
@@ -97,9 +97,27 @@ def test_prediction_starts_from_the_lanes_as_they_stand():
 def test_overdue_batch_promises_no_place():
     state = LaneState(lane(points=((1, 1.0),)))
     state.start(1, 1, now_s=0.0)
-    assert [slot.free_at_s for slot in state.busy_slots(0.9)] == pytest.approx([1.0])
-    assert state.busy_slots(1.0 - 1e-9) == [], "rounding is no promise"
-    assert state.busy_slots(1.0) == []
+    assert list(state.places_s(0.9)) == pytest.approx([1.0])
+    assert not state.places_s(1.0 - 1e-9), "rounding is no promise"
+    assert not state.places_s(1.0)
+
+
+def test_batch_that_ends_early_promises_no_place_any_more():
+    state = LaneState(lane(count=2, points=((1, 1.0),)))
+    state.start(1, 1, now_s=0.0)
+    state.start(2, 1, now_s=0.5)
+    assert list(state.places_s(0.5)) == pytest.approx([1.0, 1.5])
+    state.end(1, now_s=0.6)
+    assert list(state.places_s(0.6)) == pytest.approx([1.5])
+
+
+@pytest.mark.parametrize(("running", "until_s"), [(0, 0.5), (1, 0.5), (2, 1.0)])
+def test_places_are_the_same_for_some_time_only_if_all_are_taken(running: int, until_s: float):
+    state = LaneState(lane(count=2, points=((1, 1.0),)))
+    for batch_id in range(running):
+        state.start(batch_id, 1, now_s=0.0)
+    assert state.steady_until_s(0.5) == pytest.approx(until_s, abs=1e-5)
+    assert state.steady_until_s(2.0) == 2.0, "all are overdue"
 
 
 def test_shrunk_lane_promises_no_more_places_than_it_has():
@@ -107,56 +125,62 @@ def test_shrunk_lane_promises_no_more_places_than_it_has():
     state.start(1, 1, now_s=0.0)
     state.start(2, 1, now_s=0.5)
     state.change(lane(count=1, points=((1, 1.0),)), now_s=0.5)
-    assert [slot.free_at_s for slot in state.busy_slots(0.5)] == pytest.approx([1.5])
+    assert list(state.places_s(0.5)) == pytest.approx([1.5])
 
 
-def greedy_finish_s(slots: list[Slot], rows: int) -> float:
-    """Batch by batch to whichever slot is done first."""
-    free_at = [slot.free_at_s for slot in slots]
+def greedy_finish_s(places: list[Places], rows: int) -> float:
+    """Batch by batch to whichever place is done first."""
+    free_at = [(at_s, each) for each in places for at_s in each.free_at_s]
     last_s = 0.0
     while rows > 0:
         done_s, index = min(
-            (at_s + slot.latency_s(min(rows, slot.lane.batch_limit)), i)
-            for i, (slot, at_s) in enumerate(zip(slots, free_at, strict=True))
+            (at_s + each.latency_s(min(rows, each.limit)), i)
+            for i, (at_s, each) in enumerate(free_at)
         )
-        rows -= slots[index].lane.batch_limit
-        free_at[index] = done_s
+        each = free_at[index][1]
+        rows -= each.limit
+        free_at[index] = (done_s, each)
         last_s = max(last_s, done_s)
     return last_s
 
 
-slot_lists = st.lists(
+def longest_s(places: list[Places]) -> float:
+    return max(each.latency_s(each.limit) for each in places)
+
+
+place_lists = st.lists(
     st.builds(
-        lambda at, limit, fixed, per_row: Slot(
-            at, lane(batch=limit, points=((1, fixed + per_row), (2, fixed + 2 * per_row))), 1.0
+        lambda at, limit, fixed, per_row: Places(
+            lane(batch=8, points=((1, fixed + per_row), (2, fixed + 2 * per_row))),
+            1.0,
+            limit,
+            sorted(at),
         ),
-        st.floats(0, 2),
+        st.lists(st.floats(0, 2), min_size=1, max_size=3),
         st.integers(1, 8),
         st.floats(0.01, 1),
         st.floats(0, 0.2),
     ),
     min_size=1,
-    max_size=4,
+    max_size=3,
 )
 
 
-@given(slot_lists, st.integers(1, 200))
-def test_finish_agrees_with_working_it_off_batch_by_batch(slots: list[Slot], rows: int):
-    exact_s = greedy_finish_s(slots, rows)
-    longest_s = max(slot.latency_s(slot.lane.batch_limit) for slot in slots)
-    assert finish_s(slots, rows) == pytest.approx(exact_s, abs=longest_s)
+@given(place_lists, st.integers(1, 200))
+def test_finish_agrees_with_working_it_off_batch_by_batch(places: list[Places], rows: int):
+    exact_s = greedy_finish_s(places, rows)
+    assert finish_s(places, rows) == pytest.approx(exact_s, abs=longest_s(places))
 
 
-@given(st.floats(0, 2), st.integers(1, 8), st.integers(1, 100))
-def test_finish_is_exact_for_one_slot(at_s: float, limit: int, rows: int):
-    slot = Slot(at_s, lane(batch=limit, points=((1, 0.3), (2, 0.4))), 1.0)
-    assert finish_s([slot], rows) == pytest.approx(greedy_finish_s([slot], rows))
+@given(st.lists(st.floats(0, 2), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 100))
+def test_finish_is_exact_for_one_lane(at_s: list[float], limit: int, rows: int):
+    places = [Places(lane(batch=limit, points=((1, 0.3), (2, 0.4))), 1.0, limit, sorted(at_s))]
+    assert finish_s(places, rows) == pytest.approx(greedy_finish_s(places, rows))
 
 
-@given(slot_lists, st.integers(1, 100))
-def test_finish_grows_with_rows(slots: list[Slot], rows: int):
-    longest_s = max(slot.latency_s(slot.lane.batch_limit) for slot in slots)
-    assert finish_s(slots, rows + 1) >= finish_s(slots, rows) - longest_s
+@given(place_lists, st.integers(1, 100))
+def test_finish_grows_with_rows(places: list[Places], rows: int):
+    assert finish_s(places, rows + 1) >= finish_s(places, rows) - longest_s(places)
     assert finish_s([], rows) == math.inf
 
 
@@ -393,6 +417,30 @@ def test_shed_model_refuses_what_would_miss_the_slo():
     assert refusal == Refuse(9, RefuseCause.SLO, pytest.approx(0.2))
 
 
+def test_shed_model_foresees_a_batch_for_each_that_can_share_none():
+    measured = lane(batch=8, points=((1, 0.3), (8, 0.4)))
+    kernel = kernel_with(measured, on_overload=OverloadPolicy.SHED)
+    for request_id in range(5):
+        ask(kernel, request_id, like_key=None)
+        kernel.poll(0.0)
+    assert kernel.counters["m"].refused == 2, "the fourth would be done after 1.2 s"
+    # With them it would take 0.4 s, but for itself it takes another turn.
+    ask(kernel, 9, 0.05)
+    assert kernel.counters["m"].refused == 3
+
+
+@pytest.mark.parametrize(("like_key", "refused"), [("k", 2), ("other", 0)])
+def test_shed_model_refuses_nobody_for_the_sake_of_those_unlike_it(like_key: str, refused: int):
+    measured = lane(points=((1, 0.1), (4, 0.4)))
+    kernel = kernel_with(measured, on_overload=OverloadPolicy.SHED)
+    ask(kernel, 0)
+    kernel.poll(0.0)
+    ask(kernel, 1, 0.01, deadline_s=0.31)
+    # A batch of both would take 0.3 s from 0.1 s on, and the first gives up at 0.31 s.
+    ask(kernel, 2, 0.02, rows=2, like_key=like_key)
+    assert kernel.counters["m"].refused == refused
+
+
 def test_urgent_request_is_not_refused_for_those_behind_it():
     kernel = kernel_with(lane(batch=1, points=((1, 0.4),)), on_overload=OverloadPolicy.SHED)
     ask(kernel, 1)
@@ -429,6 +477,64 @@ def test_cold_model_never_refuses_on_the_slo():
     kernel = kernel_with(on_overload=OverloadPolicy.SHED)
     ask(kernel, 1)
     assert kernel.poll(0.0) == []
+
+
+def test_model_that_turned_cold_refuses_nobody_for_those_who_are_late():
+    kernel = kernel_with(lane(), on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1)
+    batch = dispatched(kernel, 0.0)
+    ask(kernel, 2)
+    kernel.plan("m", ModelPlan((), SLO, OverloadPolicy.SHED), 2.0)
+    # The lane is still there, for its batch, but it will take no other.
+    ask(kernel, 3, 2.0)
+    assert kernel.poll(2.0) == []
+    kernel.complete(batch.batch_id, 2.1)
+    kernel.plan("m", ModelPlan((lane(),), SLO, OverloadPolicy.SHED), 2.1)
+    assert [ids for _, ids in batches(kernel.poll(2.1))] == [(3,)]
+
+
+def test_lane_that_is_on_its_way_out_is_no_batch_to_share():
+    kernel = kernel_with(lane("a", batch=8), on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1)
+    dispatched(kernel, 0.0)
+    one_by_one = lane("b", batch=1, points=((1, 0.3),))
+    kernel.plan("m", ModelPlan((one_by_one,), SLO, OverloadPolicy.SHED), 0.5)
+    ask(kernel, 2, 0.5)
+    assert dispatched(kernel, 0.5).lane_id == "b"
+    # Done after 1.1 s, in time for its caller; the next after 1.4 s, and in time as well.
+    ask(kernel, 3, 0.55, deadline_s=1.2)
+    ask(kernel, 4, 0.56)
+    assert kernel.poll(0.56) == []
+
+
+def test_full_queue_tells_anew_when_to_try_again_once_something_has_happened():
+    kernel = kernel_with(
+        lane(batch=1, points=((1, 1.0),)), limits=Limits(requests_per_model=2), late_yields=False
+    )
+    waits_s = []
+    for step in range(2):
+        for request_id in range(4 * step, 4 * step + 4):
+            ask(kernel, request_id, 0.5 * step)
+            decisions = kernel.poll(0.5 * step)
+        (refusal,) = decisions
+        assert isinstance(refusal, Refuse)
+        waits_s.append(refusal.retry_after_s)
+        if step == 0:
+            kernel.complete(1, 0.5)
+            dispatched(kernel, 0.5)
+    # Both times one runs, two wait, and it would be the fourth to be done.
+    assert waits_s == pytest.approx([4.0, 4.0])
+
+
+def test_nobody_is_refused_for_the_slo_while_every_lane_is_suspended():
+    kernel = kernel_with(lane(), on_overload=OverloadPolicy.SHED)
+    ask(kernel, 1)
+    batch = dispatched(kernel, 0.0)
+    ask(kernel, 2)
+    kernel.fail(batch.batch_id, 2.0, Retry.ELSEWHERE)
+    ask(kernel, 3, 2.0 + SUSPENSION_S / 2)
+    assert kernel.poll(2.0 + SUSPENSION_S / 2) == []
+    assert kernel.counters["m"].refused == 0
 
 
 @pytest.mark.parametrize(
@@ -484,18 +590,6 @@ def test_request_for_a_cold_model_waits_and_is_served_once_there_is_a_lane():
     kernel.plan("m", ModelPlan((lane(),), SLO), 3.0)
     assert batches(kernel.poll(3.0)) == [("a", (1,))]
     assert kernel.next_wakeup_s() == math.inf
-
-
-def test_nobody_is_refused_for_the_slo_while_nothing_can_be_foretold():
-    kernel = kernel_with(lane())
-    ask(kernel, 1)
-    kernel.poll(0.0)
-    ask(kernel, 2, 0.1)
-    kernel.poll(0.1)
-    kernel.plan("m", ModelPlan((), SLO, OverloadPolicy.SHED), 3.0)
-    # The one that waits is late already; that a newcomer makes it later can't be said.
-    ask(kernel, 3, 3.0)
-    assert kernel.poll(3.0) == []
 
 
 def test_cold_wait_ends():
@@ -594,6 +688,20 @@ def test_suspended_lane_is_not_forgotten_after_an_earlier_wakeup():
         now_s = kernel.next_wakeup_s()
     assert now_s == pytest.approx(0.02 + SUSPENSION_S)
     assert batches(decisions) == [("a", (1,))]
+
+
+def test_lane_is_used_when_its_suspension_ends_though_another_is_awaited_for_longer():
+    kernel = kernel_with(
+        lane("long", count=2, points=((1, 9.0),), slowdown=9.0), lane("short", points=((1, 0.1),))
+    )
+    ask(kernel, 1)
+    kernel.fail(dispatched(kernel, 0.0).batch_id, 0.0, Retry.ELSEWHERE)
+    # It goes to the other lane, where a second batch beside it would slow both too much.
+    assert dispatched(kernel, 0.0).lane_id == "long"
+    ask(kernel, 2)
+    assert kernel.poll(0.0) == []
+    assert kernel.next_wakeup_s() == pytest.approx(SUSPENSION_S)
+    assert batches(kernel.poll(SUSPENSION_S)) == [("short", (2,))]
 
 
 def test_success_ends_a_suspension():
@@ -741,23 +849,55 @@ def test_answers_count_as_in_time_or_late_by_rows():
 # Cost.
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=300))
-def test_lazy_heap_gives_the_least_live_item(steps: list[tuple[int, bool]]):
-    live: dict[int, int] = {}
-    heap: LazyHeap[int] = LazyHeap(lambda key, item: item in live)
-    for item, (key, dies) in enumerate(steps):
-        live[item] = key
-        heap.push((key,), item)
-        if dies:
-            del live[max(live)]
-            heap.note_dead()
-    while live:
-        top = heap.top()
-        assert top is not None
-        assert (live[top], top) == min((key, item) for item, key in live.items())
-        del live[top]
-        heap.note_dead()
-    assert heap.top() is None
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9) | st.none()), max_size=300))
+def test_timers_give_what_is_due_first_however_often_minds_are_changed(
+    steps: list[tuple[int, int | None]],
+):
+    timers, until_s = Timers(), {}
+    stays = [Stay.of(Request(i, "m", 1, 0.0), i, 1.0, (0.0,)) for i in range(41)]
+    for which, at_s in steps:
+        if at_s is None:
+            timers.forget(stays[which])
+            until_s.pop(which, None)
+        else:
+            timers.wait_until(stays[which], float(at_s))
+            until_s[which] = float(at_s)
+        assert timers.next_s == min(until_s.values(), default=math.inf)
+    assert len(timers._heap) <= 2 * len(until_s) + 64
+    expired = []
+    while timers.next_s < math.inf:
+        stay = timers.first()
+        timers.forget(stay)
+        expired.append(stay.first_id)
+    assert expired == sorted(until_s, key=lambda which: (until_s[which], which))
+
+
+def test_patience_counts_anew_whenever_the_lanes_come_and_go():
+    kernel = kernel_with(limits=Limits(cold_wait_s=5))
+    ask(kernel, 1, deadline_s=7.0)
+    ask(kernel, 2)
+    for plan in (ModelPlan((lane(count=1, batch=1),), SLO), ModelPlan((), SLO)) * 40:
+        kernel.plan("m", plan, 0.0)
+    kernel.cancel(1, 1.0)
+    assert kernel.poll(5.0) == [Fail(2, FailCause.COLD)]
+    assert kernel.next_wakeup_s() == math.inf
+
+
+def test_large_batch_from_between_others_leaves_none_of_it_in_the_queue():
+    kernel = kernel_with(lane(batch=100, points=((1, 0.1), (100, 0.1))))
+    ask(kernel, 0)
+    ask(kernel, 1, like_key="other")
+    for request_id in range(2, 101):
+        ask(kernel, request_id)
+    served = []
+    for now_s in (0.0, 0.1, 0.2):
+        if now_s == 0.2:
+            ask(kernel, 101, now_s, like_key="third")
+        for decision in kernel.poll(now_s):
+            assert isinstance(decision, Dispatch)
+            served.append(tuple(decision.request_ids))
+            kernel.complete(decision.batch_id, now_s + 0.1)
+    assert served == [(0, *range(2, 101)), (1,), (101,)]
 
 
 def test_cancelled_requests_leave_no_memory_behind():
@@ -770,9 +910,18 @@ def test_cancelled_requests_leave_no_memory_behind():
         ask(kernel, request_id, deadline_s=1e6)
         kernel.poll(0.0)
         kernel.cancel(request_id, 0.0)
-    (queue,) = kernel._models["m"]._queues.values()
-    (group,) = queue._groups.values()
-    assert max(len(heap._heap) for heap in (kernel._timers._heap, queue._heap, group.heap)) < 200
+    (group,) = kernel._models["m"]._most._groups.values()
+    assert max(len(kernel._timers._heap), len(group._entries)) < 200
+
+
+def test_a_long_queue_keeps_nothing_of_what_has_left():
+    kernel = kernel_with(lane(batch=1), late_yields=False)
+    for request_id in range(2000):
+        ask(kernel, request_id)
+    for step in range(1990):
+        kernel.complete(dispatched(kernel, float(step)).batch_id, step + 0.1)
+    (group,) = kernel._models["m"]._most._groups.values()
+    assert len(group._entries) < 200
 
 
 def calls_per_request(queued: int) -> int:
@@ -846,21 +995,28 @@ class History(RuleBasedStateMachine):
         self.lanes: dict[str, Lane] = {}
         self.came_cold: set[int] = set()
         self.late_yields = False
+        self.linger_s = 0.0
         self.longest_s = 0.0
         self.may_be_late: set[int] = set()
-        self.replan([lane()], shed=False, late_yields=False)
+        self.replan([lane()], shed=False, late_yields=False, linger_s=0.0)
 
     def end(self, request_id: int, how: str) -> None:
         assert request_id not in self.ended, "ended twice"
         self.ended[request_id] = how
 
-    @rule(lanes=LANES, shed=st.booleans(), late_yields=st.booleans())
-    def replan(self, lanes: list[Lane], shed: bool, late_yields: bool) -> None:
+    @rule(
+        lanes=LANES,
+        shed=st.booleans(),
+        late_yields=st.booleans(),
+        linger_s=st.sampled_from([0.0, 0.0, 0.2, 2.0]),
+    )
+    def replan(self, lanes: list[Lane], shed: bool, late_yields: bool, linger_s: float) -> None:
         self.lanes = {one.lane_id: one for one in lanes}
         policy = OverloadPolicy.SHED if shed else OverloadPolicy.QUEUE
-        plan = ModelPlan(tuple(lanes), SLO, policy, late_yields=late_yields)
+        plan = ModelPlan(tuple(lanes), SLO, policy, late_yields=late_yields, linger_s=linger_s)
         self.kernel.plan("m", plan, self.now_s)
         self.late_yields = late_yields
+        self.linger_s = linger_s
         longest_s = [one.latency_s(4) * one.slowdown_of(one.count) for one in lanes]
         self.longest_s = max(longest_s, default=0.0)
 
@@ -1035,14 +1191,27 @@ class History(RuleBasedStateMachine):
         if self.queued and not self.running:
             # Something must come for those who wait: a lane, or the end of their patience.
             assert wakeup_s < math.inf
+            if self.lanes:
+                since_s = [request.arrival_s for request in self.queued.values()]
+                in_time_s = [
+                    request.arrival_s
+                    for request_id, request in self.queued.items()
+                    if request_id not in self.may_be_late
+                ]
+                # Those who are late may have to wait for those who gather.
+                latest_s = (min(in_time_s) if in_time_s else max(since_s)) + self.linger_s
+                assert wakeup_s <= max(self.now_s + SUSPENSION_S, latest_s)
 
     @invariant()
     def lanes_are_never_overfull(self) -> None:
+        model, room = self.kernel._models["m"], 0
         for lane_id, one in self.lanes.items():
-            state = self.kernel._models["m"]._lanes[lane_id]
+            state = model._lanes[lane_id]
+            room += max(0, one.count - state.running)
             here = [batch for batch in self.running.values() if batch.lane_id == lane_id]
             assert state.running == len(here)
-            assert len(state.busy_slots(self.now_s)) <= one.count
+            assert len(state.places_s(self.now_s)) <= one.count
+        assert model.room == room
 
     @invariant()
     def counters_add_up(self) -> None:
@@ -1062,14 +1231,15 @@ class History(RuleBasedStateMachine):
         )
         if not self.arrived:
             assert (
-                self.kernel._admission.queued <= LIMITS.requests_per_model + LIMITS.max_attempts * 9
+                self.kernel._admission.load.requests
+                <= LIMITS.requests_per_model + LIMITS.max_attempts * 9
             )
             # What has failed and not been told yet is pending here, and no longer there.
             assert counters.backlog <= sum(request.rows for request in pending.values())
 
     def teardown(self) -> None:
         """Whatever happened, everyone gets an answer in the end."""
-        self.replan([lane(count=1)], shed=False, late_yields=True)
+        self.replan([lane(count=1)], shed=False, late_yields=True, linger_s=0.2)
         for _ in range(200):
             self.poll(0.5)
             for batch in list(self.running.values()):
@@ -1082,8 +1252,8 @@ class History(RuleBasedStateMachine):
         assert self.kernel.next_wakeup_s() == math.inf
         assert not self.kernel._stays
         assert not self.kernel._batches
-        admission = self.kernel._admission
-        assert (admission.queued, admission.queued_bytes) == (0, 0)
+        load = self.kernel._admission.load
+        assert (load.requests, load.size_bytes) == (0, 0)
 
 
 History.TestCase.settings = settings(

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paldia.core.dispatch.finish import Joined, finish_s, work_off_s
+from paldia.core.dispatch.finish import Joined, Places, finish_s, work_off_s
 from paldia.core.dispatch.kernel import DispatchKernel
-from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, Slot, linear_slowdowns
+from paldia.core.dispatch.lanes import SUSPENSION_S, Lane, LaneState, linear_slowdowns
 from paldia.core.dispatch.requests import Request, Stay
 from paldia.core.dispatch.types import (
     Counters,
@@ -198,10 +198,14 @@ def test_late_ones_are_the_first(ticks: list[int], now: int, slo: int):
         max_size=3,
     ),
     st.integers(1, 30),
+    st.integers(1, 9),
     st.sampled_from([None, 0, 1, 2]),
 )
 def test_few_rows_are_done_when_all_places_together_would_have_done_them(
-    lanes: list[tuple[Lane, list[tuple[float, int]], Lane | None]], rows: int, joined: int | None
+    lanes: list[tuple[Lane, list[tuple[float, int]], Lane | None]],
+    rows: int,
+    most: int,
+    joined: int | None,
 ):
     states = []
     for one, starts, changed in lanes:
@@ -212,11 +216,16 @@ def test_few_rows_are_done_when_all_places_together_would_have_done_them(
             state.change(changed, 0.2)
         states.append(state)
     on = states[joined] if joined is not None and joined < len(states) else None
-    slots = [slot for it in states for slot in it.busy_slots(0.2, joined=int(it is on))]
-    if on is not None:
-        slots.append(Slot(0.6, on.lane, on.lane.slowdown_of(on.running + 1)))
+    places = []
+    for it in states:
+        free_at_s = [*it.places_beside_one_more_s(0.2), 0.6] if it is on else it.places_s(0.2)
+        if free_at_s:
+            stretch = it.lane.slowdown_of(it.running + (it is on))
+            places.append(
+                Places(it.lane, stretch, min(most, it.lane.batch_limit), sorted(free_at_s))
+            )
     starting = Joined(on, 0.6) if on is not None else None
-    assert work_off_s(states, rows, 0.2, starting) == pytest.approx(finish_s(slots, rows))
+    assert work_off_s(states, rows, most, 0.2, starting) == pytest.approx(finish_s(places, rows))
 
 
 # One by one or as runs, it's all the same.
@@ -346,8 +355,11 @@ class Telling:
 
 
 plans = st.builds(
-    lambda lanes, shed: ModelPlan(
-        tuple(lanes), SLO, OverloadPolicy.SHED if shed else OverloadPolicy.QUEUE
+    lambda lanes, shed, linger_s: ModelPlan(
+        tuple(lanes),
+        SLO,
+        OverloadPolicy.SHED if shed else OverloadPolicy.QUEUE,
+        linger_s=linger_s,
     ),
     st.lists(
         st.builds(
@@ -362,6 +374,7 @@ plans = st.builds(
         unique_by=lambda one: one.lane_id,
     ),
     st.booleans(),
+    st.sampled_from([0.0, 0.0, 0.02, 0.3]),
 )
 stories = st.builds(
     Story,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from paldia.core.sharing.prediction import SharingRule
 from paldia.core.types import OverloadPolicy
 from paldia.sim import measure
 from paldia.sim.outcome import ModelOutcome, Outcome
-from paldia.sim.runner import run
-from paldia.sim.scenario import Fault, FaultKind
+from paldia.sim.runner import DRAIN_LIMIT_S, run
+from paldia.sim.scenario import Fate, Fault, FaultKind
 from tests.sim.worlds import FAST, SLOW, At, Poisson, World
 
 PALDIA = policy_named("paldia")
@@ -30,8 +31,7 @@ TWINS = {"s0": SLOW, "s1": SLOW}
 def simulate(world: World, policy: Policy = PALDIA) -> Outcome:
     outcome = run(world.scenario(), policy)
     for model in outcome.models:
-        unanswered = model.requests - model.answered - model.refused - model.failed
-        assert unanswered >= 0
+        assert model.requests == model.answered + model.refused + model.failed
         assert model.in_slo <= model.answered == model.latency_counts.sum()
     assert outcome.timeline.offered.sum() == sum(model.requests for model in outcome.models)
     assert outcome.timeline.in_slo.sum() == sum(model.in_slo for model in outcome.models)
@@ -108,6 +108,20 @@ def test_overload_is_refused_at_the_queues_limit_and_counted_as_missed() -> None
     assert model.in_slo / model.requests == model.slo_compliance
 
 
+def test_what_has_no_answer_long_after_the_end_has_failed() -> None:
+    fates: dict[Fate, int] = {}
+
+    def sink(model: str, fate: Fate, arrivals_s: Sequence[float], *_: object, **__: object) -> None:
+        fates[fate] = fates.get(fate, 0) + len(arrivals_s)
+
+    profiles = {"slow": Profile(((1, 0.2),), 2.0, 1 << 30)}
+    world = World({"m": At(tuple(0.001 * i for i in range(4000)))}, 10.0, ONLY_SLOW, profiles)
+    model = only(run(world.scenario(), PALDIA, sink=sink))
+    assert model.answered == pytest.approx((10 + DRAIN_LIMIT_S) / 0.2, rel=0.01)
+    assert model.answered + model.failed == model.requests == 4000
+    assert fates == {Fate.ANSWERED: model.answered, Fate.FAILED: model.failed}
+
+
 def test_shedding_answers_more_of_a_burst_in_time_than_queueing_does() -> None:
     burst = At(tuple(5.1 + 0.005 * number for number in range(100)))
     shed = only(simulate(World({"m": burst}, 9.0, ONLY_SLOW, on_overload=OverloadPolicy.SHED)))
@@ -181,6 +195,14 @@ def test_a_slow_machine_is_slow_for_as_long_as_was_said() -> None:
     model = only(simulate(World({"m": At((5.0, 12.0, 25.0))}, 30.0, ONLY_SLOW, faults=(fault,))))
     assert model.execution_s == pytest.approx(0.05)
     assert model.interference_s == pytest.approx(0.15 / 3)
+
+
+def test_space_sharing_lets_batches_gather_and_ours_starts_at_once() -> None:
+    world = World({"m": At((1.0, 1.01, 1.02))}, 10.0, {"f0": FAST})
+    gathered = only(simulate(world, policy_named("infless-llama-cost")))
+    at_once = only(simulate(world))
+    assert (gathered.in_slo, at_once.in_slo) == (3, 3), "nobody waits for too long"
+    assert mean_latency_s(gathered) > 10 * mean_latency_s(at_once)
 
 
 def test_models_on_one_machine_slow_each_other() -> None:

@@ -5,42 +5,36 @@ from __future__ import annotations
 import math
 
 from paldia.core.dispatch.model import ModelState
-from paldia.core.dispatch.requests import Request, Stay
+from paldia.core.dispatch.queue import Load
+from paldia.core.dispatch.requests import Request
 from paldia.core.dispatch.types import Limits, Refuse, RefuseCause
 
 
 class Admission:
-    """The account of what waits, for all models, and what the limits make of it."""
+    """What the limits make of what waits.
+
+    Attributes:
+        load: what waits of all models; they keep it.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self.queued = 0
-        self.queued_bytes = 0
+        self.load = Load()
         self._limits = limits
-
-    def count_in(self, stay: Stay) -> None:
-        """Count what begins to wait."""
-        self.queued += stay.count
-        self.queued_bytes += stay.size_bytes
-
-    def count_out(self, stay: Stay) -> None:
-        """Count what waits no longer."""
-        self.queued -= stay.count
-        self.queued_bytes -= stay.size_bytes
 
     def refusal(self, model: ModelState, request: Request) -> Refuse | None:
         """Refuse a request, as of its arrival, or not."""
         plan, now_s = model.plan, request.arrival_s
-        is_full = self._room(model, request.size_bytes) < 1
+        is_full = self._is_full(model, request.size_bytes)
         if not is_full and not model.sheds:
             return None
-        done_s = model.best_completion_s(request.rank, request.rows, now_s)
+        done_s = model.best_completion_s(request)
         # Nothing can be foretold while no lane is at hand, not even that somebody will be late.
         is_foretold = math.isfinite(done_s)
         if is_full:
             wait_s = done_s - now_s if is_foretold else 0.0
             return Refuse.until(request.request_id, RefuseCause.QUEUE_FULL, wait_s)
         # Nor may it make those late with whom it shares a batch, for the batch is longer with it.
-        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request.rank, request.rows))
+        due_s = min(now_s + plan.slo.latency_s, model.first_due_s(request))
         late_s = done_s - due_s
         if is_foretold and late_s > 0:
             return Refuse.until(request.request_id, RefuseCause.SLO, late_s)
@@ -56,12 +50,25 @@ class Admission:
             return 0
         return max(0, min(count, self._room(model, first.size_bytes)))
 
+    def _is_full(self, model: ModelState, size_bytes: int) -> bool:
+        """Whether the limits allow no further request of a size."""
+        limits = self._limits
+        return (
+            model.load.requests >= limits.requests_per_model
+            or self.load.requests >= limits.requests_in_all
+            or model.load.size_bytes + size_bytes > limits.bytes_per_model
+            or self.load.size_bytes + size_bytes > limits.bytes_in_all
+        )
+
     def _room(self, model: ModelState, size_bytes: int) -> int:
         """How many requests of a size the limits allow now."""
         limits = self._limits
-        room = min(limits.requests_per_model - model.queued, limits.requests_in_all - self.queued)
+        load, in_all = model.load, self.load
+        room = min(
+            limits.requests_per_model - load.requests, limits.requests_in_all - in_all.requests
+        )
         bytes_left = min(
-            limits.bytes_per_model - model.queued_bytes, limits.bytes_in_all - self.queued_bytes
+            limits.bytes_per_model - load.size_bytes, limits.bytes_in_all - in_all.size_bytes
         )
         if size_bytes:
             return min(room, bytes_left // size_bytes)

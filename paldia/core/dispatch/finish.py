@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-import heapq
 import math
+from bisect import bisect_right, insort
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from paldia.core.dispatch.lanes import LaneState, Slot
+from paldia.core.dispatch.lanes import Lane, LaneState
+
+
+class Places(NamedTuple):
+    """Places of a lane for batches.
+
+    Attributes:
+        stretch: slowdown of each batch there.
+        limit: rows of a full batch there.
+        free_at_s: from when on each is free, ascending; one at least.
+    """
+
+    lane: Lane
+    stretch: float
+    limit: int
+    free_at_s: Sequence[float]
+
+    def latency_s(self, rows: int) -> float:
+        """Seconds a batch takes here, neighbours included."""
+        return self.lane.latency_s(rows) * self.stretch
 
 
 class Joined(NamedTuple):
@@ -16,95 +35,153 @@ class Joined(NamedTuple):
     lane: LaneState
     done_s: float
 
-    def slot(self) -> Slot:
-        """Give the place that it leaves."""
-        lane = self.lane.lane
-        return Slot(self.done_s, lane, lane.slowdown_of(self.lane.running + 1))
+
+def mean_kind(rows: int, kinds: int) -> int:
+    """Rows of a batch at most if `rows` of so many kinds wait, for a batch holds one kind.
+
+    So predictions count as many batches as there are kinds at least.
+    """
+    return -(-rows // kinds)
 
 
 def work_off_s(
-    lanes: Sequence[LaneState], rows: int, now_s: float, joined: Joined | None = None
+    lanes: Sequence[LaneState],
+    rows: int,
+    most: int,
+    now_s: float,
+    joined: Joined | None = None,
 ) -> float:
     """When `rows` rows would be done in the places that running batches leave.
 
-    Infinity if there are none. A batch that `joined` starts now slows its neighbours, and
-    leaves a place as well.
+    In batches of up to `most` rows. Infinity if there are no places. A batch that `joined`
+    starts now slows its neighbours, and leaves a place as well.
     """
-    on = joined.lane if joined else None
-    firsts = [slot for it in lanes if (slot := it.first_slot(now_s, it is on)) is not None]
-    if joined is not None:
-        firsts.append(joined.slot())
-    if all(rows <= slot.lane.batch_limit and slot.lane.points for slot in firsts):
-        # A single batch: of each lane the first place will be the best for it.
-        return min((slot.free_at_s + slot.latency_s(rows) for slot in firsts), default=math.inf)
-    slots = [slot for it in lanes for slot in it.busy_slots(now_s, joined=int(it is on))]
-    if joined is not None:
-        slots.append(joined.slot())
-    return finish_s(slots, rows)
+    places, is_single, single_s = [], True, math.inf
+    for state in lanes:
+        free_at_s: Sequence[float]
+        running = state.running
+        if joined is not None and state is joined.lane:
+            free_at_s = beside_s = state.places_beside_one_more_s(now_s)
+            insort(beside_s, joined.done_s)
+            running += 1
+        else:
+            free_at_s = state.places_s(now_s)
+        if not free_at_s:
+            continue
+        lane = state.lane
+        stretch = lane.slowdown_of(running)
+        limit = min(most, lane.batch_limit)
+        places.append(Places(lane, stretch, limit, free_at_s))
+        if rows <= limit and lane.points:
+            # Of each lane the first place will be the best for a single batch.
+            single_s = min(single_s, free_at_s[0] + lane.latency_s(rows) * stretch)
+        else:
+            is_single = False
+    return single_s if is_single else finish_s(places, rows)
 
 
-def finish_s(slots: Sequence[Slot], rows: int) -> float:
-    """When `rows` rows would be done if these slots took them; infinity without slots.
+def finish_s(places: Sequence[Places], rows: int) -> float:
+    """When `rows` rows would be done if these places took them; infinity if there are none.
 
-    Full batches first: each slot works off whole ones until just before the slots together,
-    never idle, could have worked off everything. What is left goes batch by batch to the slot
-    that is done with it first, so the cost depends on the number of slots, not of rows.
+    Full batches first: each place works off whole ones until just before the places together,
+    never idle, could have worked off everything. What is left goes batch by batch to the place
+    that is done with it first, so the cost depends on the number of places, not of rows.
     """
-    if not slots:
+    if not places:
         return math.inf
-    # Of each slot: when it is free, seconds of a full batch, rows of one.
-    works = []
-    for free_at_s, lane, stretch in slots:
-        full_s = lane.latency_s(lane.batch_limit) * stretch
-        if full_s <= 0:
-            return free_at_s
-        works.append((free_at_s, full_s, lane.batch_limit))
-    until_s = _fluid_finish_s(works, rows)
-    free_at, finished_s = [], 0.0
-    for free_at_s, full_s, limit in works:
-        batches = max(0, int((until_s - free_at_s) / full_s))
-        free_at.append(free_at_s + batches * full_s)
-        if batches:
-            rows -= batches * limit
-            finished_s = max(finished_s, free_at[-1])
-    # As long as batches are full everywhere, when the next is done changes for one slot only.
-    most = max(slot.lane.batch_limit for slot in slots)
-    if rows >= most:
-        heap = [(at_s + works[index][1], index) for index, at_s in enumerate(free_at)]
-        heapq.heapify(heap)
-        while rows >= most:
-            finished_s, index = heap[0]
-            _, full_s, limit = works[index]
-            free_at[index] = finished_s
-            heapq.heapreplace(heap, (finished_s + full_s, index))
-            rows -= limit
+    rings = [ring for each in places for ring in _rings_of(each)]
+    instant_s = [ring.free_at_s[0] for ring in rings if ring.full_s <= 0]
+    if instant_s:
+        return min(instant_s)
+    until_s = _fluid_finish_s(rings, rows) if len(rings) > 1 else math.inf
+    finished_s = -math.inf
+    for ring in rings:
+        batches = ring.whole_before(until_s) if len(rings) > 1 else rows // ring.limit
+        if batches > 0:
+            finished_s = max(finished_s, ring.take(batches))
+            rows -= batches * ring.limit
     while rows > 0:
-        done_s, index = _soonest(slots, free_at, rows)
-        free_at[index] = done_s
-        finished_s = max(finished_s, done_s)
-        rows -= works[index][2]
+        soonest_s, chosen = math.inf, rings[0]
+        for ring in rings:
+            done_s = ring.next_s + (ring.full_s if rows >= ring.limit else ring.latency_s(rows))
+            if done_s < soonest_s:
+                soonest_s, chosen = done_s, ring
+        chosen.take(1)
+        finished_s = max(finished_s, soonest_s)
+        rows -= chosen.limit
     return finished_s
 
 
-def _soonest(slots: Sequence[Slot], free_at_s: Sequence[float], rows: int) -> tuple[float, int]:
-    """When a batch of what is left of `rows` would be done first, and in which slot."""
-    soonest_s, chosen, latency_s = math.inf, 0, 0.0
-    lane_before, stretch_before = None, 0.0
-    for index, (_, lane, stretch) in enumerate(slots):
-        if lane is not lane_before or stretch != stretch_before:
-            latency_s = lane.latency_s(min(rows, lane.batch_limit)) * stretch
-            lane_before, stretch_before = lane, stretch
-        if free_at_s[index] + latency_s < soonest_s:
-            soonest_s, chosen = free_at_s[index] + latency_s, index
-    return soonest_s, chosen
+class _Ring:
+    """Places of a lane that take full batches in turn, as none is free much later than another.
+
+    Attributes:
+        full_s: seconds of a full batch.
+        next_s: when the place is free whose turn it is.
+    """
+
+    __slots__ = ("_lap_s", "_places", "_turn", "free_at_s", "full_s", "limit", "next_s")
+
+    def __init__(self, places: Places, free_at_s: Sequence[float], full_s: float) -> None:
+        self._places = places
+        self.free_at_s = free_at_s
+        self.full_s = full_s
+        self.limit = places.limit
+        self.next_s = free_at_s[0]
+        self._turn = 0
+        self._lap_s = 0.0
+
+    def latency_s(self, rows: int) -> float:
+        """Seconds of a batch that isn't full; no other may follow it."""
+        return self._places.latency_s(rows)
+
+    def whole_before(self, time_s: float) -> int:
+        """How many full batches would be done by then."""
+        free_at_s, full_s = self.free_at_s, self.full_s
+        laps = max(0, int((time_s - free_at_s[-1]) / full_s))
+        return laps * len(free_at_s) + bisect_right(free_at_s, time_s - (laps + 1) * full_s)
+
+    def take(self, batches: int) -> float:
+        """Take the next full batches, one at least; give when the last of them is done."""
+        free_at_s = self.free_at_s
+        last_laps, last = divmod(self._turn + batches - 1, len(free_at_s))
+        done_s = free_at_s[last] + self._lap_s + (last_laps + 1) * self.full_s
+        laps, self._turn = divmod(self._turn + batches, len(free_at_s))
+        self._lap_s += laps * self.full_s
+        self.next_s = free_at_s[self._turn] + self._lap_s
+        return done_s
 
 
-def _fluid_finish_s(works: Sequence[tuple[float, float, int]], rows: int) -> float:
-    """When the rows would be done if every slot could work at its full rate to the last moment."""
+def _rings_of(places: Places) -> list[_Ring]:
+    """Part a lane's places so that within each part none is free a batch later than another."""
+    free_at_s, full_s = places.free_at_s, places.latency_s(places.limit)
+    if free_at_s[-1] - free_at_s[0] <= full_s:
+        return [_Ring(places, free_at_s, full_s)]
+    rings, begin = [], 0
+    while begin < len(free_at_s):
+        end = bisect_right(free_at_s, free_at_s[begin] + full_s, lo=begin)
+        rings.append(_Ring(places, free_at_s[begin:end], full_s))
+        begin = end
+    return rings
+
+
+def _fluid_finish_s(rings: Sequence[_Ring], rows: int) -> float:
+    """When the rows would be done if every place could work at its full rate to the last moment."""
     rate, head_start = 0.0, 0.0
-    for free_at_s, full_s, limit in sorted(works):
+    for ring in rings:
+        of_one = ring.limit / ring.full_s
+        rate += of_one * len(ring.free_at_s)
+        head_start += of_one * sum(ring.free_at_s)
+    done_s = (rows + head_start) / rate
+    if all(ring.free_at_s[-1] <= done_s for ring in rings):
+        return done_s
+    # Not all of the places are free in time to take part.
+    rate, head_start = 0.0, 0.0
+    for free_at_s, of_one in sorted(
+        (free_at_s, ring.limit / ring.full_s) for ring in rings for free_at_s in ring.free_at_s
+    ):
         if rate > 0 and (rows + head_start) / rate <= free_at_s:
             break
-        rate += limit / full_s
-        head_start += limit / full_s * free_at_s
+        rate += of_one
+        head_start += of_one * free_at_s
     return (rows + head_start) / rate

@@ -18,8 +18,9 @@ from collections.abc import Hashable, Sequence
 
 from paldia.core.dispatch.admission import Admission
 from paldia.core.dispatch.batches import Batch
+from paldia.core.dispatch.choice import Start
 from paldia.core.dispatch.lanes import SUSPENSION_S
-from paldia.core.dispatch.model import ModelState, Start
+from paldia.core.dispatch.model import ModelState
 from paldia.core.dispatch.requests import Request, Stay
 from paldia.core.dispatch.timers import Timers
 from paldia.core.dispatch.types import (
@@ -58,7 +59,9 @@ class DispatchKernel:
         model = self._models.get(model_name)
         if model is None:
             counters = self.counters.setdefault(model_name, Counters())
-            model = self._models[model_name] = ModelState(model_name, plan, counters)
+            model = self._models[model_name] = ModelState(
+                model_name, plan, counters, self.limits.batch_bytes, self._admission.load
+            )
         was_cold = model.is_cold
         model.change(plan, now_s)
         if model.is_cold != was_cold:
@@ -202,10 +205,11 @@ class DispatchKernel:
 
     def poll(self, now_s: float) -> list[Decision]:
         """Decide everything that can be decided now."""
-        while (stay := self._timers.expired(now_s)) is not None:
-            self._expire(stay, now_s)
-        while self._rechecks and self._rechecks[0][0] <= now_s:
-            _, name = heapq.heappop(self._rechecks)
+        while self._timers.next_s <= now_s:
+            self._expire(self._timers.first(), now_s)
+        rechecks = self._rechecks
+        while rechecks and rechecks[0][0] <= now_s:
+            _, name = heapq.heappop(rechecks)
             if name in self._models:
                 self._models[name].recheck_s = math.inf
                 self._touched[name] = None
@@ -219,7 +223,7 @@ class DispatchKernel:
     def next_wakeup_s(self) -> float:
         """When to poll next if nothing happens before; infinity for never."""
         recheck_s = self._rechecks[0][0] if self._rechecks else math.inf
-        return min(self._timers.next_s(), recheck_s)
+        return min(self._timers.next_s, recheck_s)
 
     # Into the queue and out of it.
 
@@ -231,20 +235,15 @@ class DispatchKernel:
 
     def _enqueue(self, model: ModelState, stay: Stay, now_s: float) -> None:
         model.push(stay)
-        self._admission.count_in(stay)
         if stay.request.deadline_s is not None or model.is_cold:
             self._set_timer(model, stay, now_s)
-        self._touched[model.name] = None
+        if model.room:
+            self._touched[model.name] = None
 
     def _dequeue(self, model: ModelState, stay: Stay) -> None:
         model.remove(stay)
-        self._left(stay)
+        self._timers.forget(stay)
         self._touched[model.name] = None
-
-    def _left(self, stay: Stay) -> None:
-        self._admission.count_out(stay)
-        if stay.until_s < math.inf:
-            self._timers.forget(stay)
 
     def _set_timer(self, model: ModelState, stay: Stay, now_s: float) -> None:
         until_s = math.inf if stay.request.deadline_s is None else stay.request.deadline_s
@@ -271,16 +270,13 @@ class DispatchKernel:
 
     def _dispatch(self, model: ModelState, now_s: float) -> None:
         while isinstance(choice := model.choose(now_s), Start):
-            stays = model.take_batch(choice, self.limits.batch_bytes)
             self._last_batch_id += 1
             batch_id = self._last_batch_id
-            for stay in stays:
-                stay.batch_id = batch_id
-                self._left(stay)
-            batch = self._batches[batch_id] = Batch(model, choice.lane, stays)
-            batch.lane.start(batch_id, batch.rows, now_s)
-            model.counters.batches += 1
-            model.counters.in_flight += batch.rows
+            stays = model.start_batch(choice, batch_id, now_s)
+            if self._timers.next_s < math.inf:
+                for stay in stays:
+                    self._timers.forget(stay)
+            batch = self._batches[batch_id] = Batch(batch_id, model, choice.lane, stays)
             self._decisions.append(batch.decision(batch_id))
         if choice.at_s < model.recheck_s:
             model.recheck_s = choice.at_s
@@ -293,5 +289,6 @@ class DispatchKernel:
         model = batch.model
         model.end_batch(batch.lane, batch_id, now_s)
         model.counters.in_flight -= batch.rows
-        self._touched[model.name] = None
+        if model.load.requests:
+            self._touched[model.name] = None
         return batch

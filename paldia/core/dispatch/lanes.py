@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from paldia.core.profiles import batch_latency_s
 
@@ -75,54 +75,41 @@ def linear_slowdowns(count: int, slowdown: float) -> tuple[float, ...]:
     return tuple(1.0 + (slowdown - 1.0) * others / (count - 1) for others in range(listed))
 
 
-class Slot(NamedTuple):
-    """One place for batches, from the time on when it is free."""
-
-    free_at_s: float
-    lane: Lane
-    stretch: float
-
-    def latency_s(self, rows: int) -> float:
-        """Seconds a batch takes here, neighbours included."""
-        return self.lane.latency_s(rows) * self.stretch
-
-
 class LaneState:
-    """A lane and the batches that run on it."""
+    """A lane and the batches that run on it.
+
+    Attributes:
+        longest_s: seconds that a full batch takes with all places taken.
+        running: batches that run now.
+    """
 
     __slots__ = (
-        *("_as_of_s", "_clock_s", "_end_of_s", "_ends_s"),
-        *("lane", "retired", "suspended_until_s"),
+        *("_as_of_s", "_clock_s", "_end_of_s", "_ends_s", "_most_useful", "_places_s"),
+        *("_places_until_s", "_slowdowns"),
+        *("lane", "longest_s", "retired", "running", "suspended_until_s"),
     )
 
     def __init__(self, lane: Lane) -> None:
-        self.lane = lane
         self.retired = False
         self.suspended_until_s = -math.inf
+        self.running = 0
         # The work that each batch has done while the lane was never empty, and on this clock
         # when each will have done its own. A look at the lane moves the clock, not the batches.
         self._clock_s = 0.0
         self._as_of_s = 0.0
         self._end_of_s: dict[int, float] = {}
         self._ends_s: list[float] = []
-
-    @property
-    def running(self) -> int:
-        """Batches that run now."""
-        return len(self._ends_s)
+        # What `places_s` has found, and until when that holds if nothing happens.
+        self._places_s: list[float] = []
+        self._places_until_s = -math.inf
+        # Of 0, 1, ... batches, up to one more than run.
+        self._slowdowns: list[float] = []
+        self._take_on(lane)
 
     @property
     def has_room(self) -> bool:
         """Whether a batch may start, as far as plan and running batches go."""
-        return not self.retired and len(self._ends_s) < self.lane.count
-
-    def is_free(self, now_s: float) -> bool:
-        """Whether a batch may start."""
-        return self.has_room and now_s >= self.suspended_until_s
-
-    def longest_s(self) -> float:
-        """Seconds that a full batch takes with all places taken."""
-        return self.lane.latency_s(self.lane.batch_limit) * self.lane.slowdown_of(self.lane.count)
+        return not self.retired and self.running < self.lane.count
 
     def rows_within(self, limit_s: float) -> int:
         """Rows of a batch that takes no longer than that with all places taken; 1 at least."""
@@ -137,91 +124,124 @@ class LaneState:
         end_s = self._clock_s + self.lane.latency_s(rows)
         self._end_of_s[batch_id] = end_s
         insort(self._ends_s, end_s)
+        self.running += 1
+        self._places_until_s = -math.inf
+        if len(self._slowdowns) < self.running + 2:
+            self._slowdowns.append(self.lane.slowdown_of(self.running + 1))
 
     def end(self, batch_id: int, now_s: float) -> None:
         """Let a batch go, however it ended."""
         self._advance(now_s)
         del self._ends_s[bisect_left(self._ends_s, self._end_of_s.pop(batch_id))]
-
-    def predict_s(self, rows: int, now_s: float) -> float:
-        """When a batch of `rows` would be done if it started now."""
-        self._advance(now_s)
-        lane, running = self.lane, len(self._ends_s) + 1
-        at_s, done_s, work_s = self._as_of_s, 0.0, lane.latency_s(rows)
-        if running == 1:
-            return at_s + work_s * lane.slowdown_of(1)
-        for left_s in self._works_on_time():
-            if left_s >= work_s:
-                break
-            at_s += (left_s - done_s) * lane.slowdown_of(running)
-            done_s = left_s
-            running -= 1
-        return at_s + (work_s - done_s) * lane.slowdown_of(running)
+        self.running -= 1
+        self._places_until_s = -math.inf
 
     def change(self, lane: Lane, now_s: float) -> None:
         """Take on a new plan for the lane; what runs goes on."""
         self._advance(now_s)
         if lane != self.lane:
-            self.lane = lane
+            self._take_on(lane)
         self.retired = False
 
-    def first_slot(self, now_s: float, joined: bool = False) -> Slot | None:
-        """Give the first of `busy_slots`, for less than all of them cost."""
-        ends_s, lane = self._ends_s, self.lane
-        if not ends_s or not self._is_usable(now_s):
-            return None
-        if len(ends_s) > lane.count:
-            return next(iter(self.busy_slots(now_s, joined=int(joined))), None)
+    def predict_s(self, rows: int, now_s: float) -> float:
+        """When a batch of `rows` would be done if it started now."""
         self._advance(now_s)
-        stretch = lane.slowdown_of(len(ends_s) + joined)
-        clock_s = self._clock_s
-        for end_s in ends_s:
-            if end_s - clock_s > ROUNDING_S:
-                return Slot(self._as_of_s + (end_s - clock_s) * stretch, lane, stretch)
-        return None
+        slowdowns, running = self._slowdowns, self.running + 1
+        # Counted from now: on idle lanes that are alike it is to be exactly the same.
+        at_s, done_s, work_s = self._as_of_s, 0.0, self.lane.latency_s(rows)
+        for end_s in self._ends_on_time():
+            left_s = end_s - self._clock_s
+            if left_s >= work_s:
+                break
+            at_s += (left_s - done_s) * slowdowns[running]
+            done_s = left_s
+            running -= 1
+        return at_s + (work_s - done_s) * slowdowns[running]
 
-    def busy_slots(self, now_s: float, *, joined: int = 0) -> list[Slot]:
-        """Places that running batches will leave, where that can be foretold; the first first.
+    def predict_among_s(self, rows: int, waiting: int, now_s: float) -> float:
+        """When such a batch would be done if so many that wait start beside it soon."""
+        done_s = self.predict_s(rows, now_s)
+        if not waiting:
+            return done_s
+        together = max(self.running + 1, min(self.running + 1 + waiting, self._most_useful))
+        return max(done_s, now_s + self.lane.latency_s(rows) * self.lane.slowdown_of(together))
 
-        `joined` more batches are taken to start now and to slow them.
+    def places_s(self, now_s: float) -> Sequence[float]:
+        """When the places will be free that running batches leave, ascending.
+
+        Where that can be foretold: a lane that takes no batches promises none.
         """
-        if not self._is_usable(now_s):
+        if not self.running or self.retired or now_s < self.suspended_until_s:
+            return ()
+        # Time alone changes nothing, until a batch should be done.
+        if now_s >= self._places_until_s:
+            self._advance(now_s)
+            places_s = self._foretold_s(0)
+            rounding_s = ROUNDING_S * self._slowdowns[self.running]
+            self._places_until_s = places_s[0] - rounding_s if places_s else math.inf
+            self._places_s = self._that_stay(places_s)
+        return self._places_s
+
+    def places_beside_one_more_s(self, now_s: float) -> list[float]:
+        """As `places_s`, if another batch started now and slowed those that run."""
+        if self.retired or now_s < self.suspended_until_s:
             return []
         self._advance(now_s)
-        running = len(self._ends_s)
-        lane, slowdown_of = self.lane, self.lane.slowdown_of
-        stretch = slowdown_of(running + joined)
-        # After the plan shrank a lane, the first batches to end leave no place behind.
-        gone = max(0, running - lane.count)
-        slots, at_s, done_s = [], self._as_of_s, 0.0
-        for finished, left_s in enumerate(self._works_on_time()):
-            # Batches with equal work end together.
-            if left_s > done_s:
-                at_s += (left_s - done_s) * slowdown_of(running + joined - finished)
-                done_s = left_s
-            if finished >= gone:
-                slots.append(Slot(at_s, lane, stretch))
-        return slots
+        return self._that_stay(self._foretold_s(1))
 
-    def all_slots(self, now_s: float) -> list[Slot]:
-        """Every place, at the speed of a lane that is busy throughout; at best for late batches."""
-        if not self._is_usable(now_s):
+    def all_places_s(self, now_s: float) -> list[float]:
+        """As `places_s`, and those that are free now."""
+        if self.retired or now_s < self.suspended_until_s:
             return []
-        stretch = self.lane.slowdown_of(self.lane.count)
-        slots = [Slot(slot.free_at_s, self.lane, stretch) for slot in self.busy_slots(now_s)]
-        return slots + [Slot(now_s, self.lane, stretch)] * (self.lane.count - len(slots))
+        places_s = self.places_s(now_s)
+        return [now_s] * (self.lane.count - len(places_s)) + [*places_s]
 
-    def _is_usable(self, now_s: float) -> bool:
-        return not self.retired and now_s >= self.suspended_until_s
+    def steady_until_s(self, now_s: float) -> float:
+        """Until when `all_places_s` are as they are now, if nothing happens."""
+        if self.retired:
+            return math.inf
+        if now_s < self.suspended_until_s:
+            return self.suspended_until_s
+        # A batch that is late leaves a place at no time that is known: at best now.
+        return self._places_until_s if len(self.places_s(now_s)) == self.lane.count else now_s
+
+    def _take_on(self, lane: Lane) -> None:
+        self.lane = lane
+        self.longest_s = lane.latency_s(lane.batch_limit) * lane.slowdown_of(lane.count)
+        self._slowdowns = [lane.slowdown_of(running) for running in range(self.running + 2)]
+        # So many at once get most done: no further one is started beside them.
+        counts = range(1, lane.count + 1)
+        self._most_useful = max(counts, key=lambda count: count / lane.slowdown_of(count))
+        self._places_until_s = -math.inf
 
     def _advance(self, now_s: float) -> None:
         elapsed_s = now_s - self._as_of_s
         if elapsed_s > 0:
             self._as_of_s = now_s
-            if self._ends_s:
-                self._clock_s += elapsed_s / self.lane.slowdown_of(len(self._ends_s))
+            if self.running:
+                self._clock_s += elapsed_s / self._slowdowns[self.running]
 
-    def _works_on_time(self) -> list[float]:
-        """Work that batches have left which are not late, ascending."""
-        late = bisect_right(self._ends_s, self._clock_s + ROUNDING_S)
-        return [end_s - self._clock_s for end_s in self._ends_s[late:]]
+    def _ends_on_time(self) -> list[float]:
+        """When batches are done that are not late, by the clock, ascending."""
+        ends_s, now_s = self._ends_s, self._clock_s + ROUNDING_S
+        if not ends_s or ends_s[0] > now_s:
+            return ends_s
+        return ends_s[bisect_right(ends_s, now_s) :]
+
+    def _foretold_s(self, joined: int) -> list[float]:
+        """When batches will be done, as of the last look at the lane, beside `joined` more."""
+        slowdowns, running = self._slowdowns, self.running + joined
+        places_s, at_s, done_s = [], self._as_of_s, self._clock_s
+        for end_s in self._ends_on_time():
+            # Batches with equal work end together.
+            if end_s > done_s:
+                at_s += (end_s - done_s) * slowdowns[running]
+                done_s = end_s
+            running -= 1
+            places_s.append(at_s)
+        return places_s
+
+    def _that_stay(self, places_s: list[float]) -> list[float]:
+        """After the plan shrank a lane, the first batches to end leave no place behind."""
+        gone = self.running - self.lane.count
+        return places_s[gone:] if gone > 0 else places_s

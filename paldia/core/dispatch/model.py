@@ -1,14 +1,16 @@
-"""One model's queues and lanes: what goes next, where, and whether now or later."""
+"""One model's queues and lanes: which batch goes next, who lets others pass, who gathers."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
-from paldia.core.dispatch.finish import Joined, finish_s, work_off_s
+from paldia.core.dispatch.choice import NEVER, Later, Start, choose_lane, those_that_will_do
+from paldia.core.dispatch.finish import Places, finish_s, mean_kind
 from paldia.core.dispatch.lanes import ROUNDING_S, LaneState
-from paldia.core.dispatch.queue import RequestQueue
-from paldia.core.dispatch.requests import PRIORITY_LAST, Stay
+from paldia.core.dispatch.queue import Load, RequestQueue
+from paldia.core.dispatch.requests import PRIORITY_LAST, Request, Stay
 from paldia.core.dispatch.types import Counters, ModelPlan
 from paldia.core.types import OverloadPolicy
 
@@ -25,52 +27,48 @@ def _wish_of(stay: Stay) -> _Wish:
     return (stay.request.node_id, stay.avoid, stay.late)
 
 
-class Start(NamedTuple):
-    """Form a batch from the head of this queue and start it on this lane."""
-
-    queue: RequestQueue
-    first: Stay
-    lane: LaneState
-
-
-class Later(NamedTuple):
-    """Nothing is to start before this time, unless something happens."""
-
-    at_s: float = math.inf
-
-
-NEVER = Later()
-
-
 class ModelState:
     """A model as dispatch sees it.
 
     Attributes:
+        batch_bytes: most bytes to merge into one batch.
         is_cold: whether it has no lanes.
         sheds: whether it refuses what would be late.
+        load: what waits.
+        room: how many more batches its lanes have places for.
         recheck_s: when to look next at what waits, if nothing happens before.
     """
 
-    def __init__(self, name: str, plan: ModelPlan, counters: Counters) -> None:
+    def __init__(
+        self, name: str, plan: ModelPlan, counters: Counters, batch_bytes: int, load_in_all: Load
+    ) -> None:
         self.name = name
         self.plan = plan
+        self.batch_bytes = batch_bytes
         self.is_cold = not plan.lanes
         self.sheds = False
         self.counters = counters
-        self.queued = 0
-        self.queued_bytes = 0
+        self.load = Load()
+        self._load_in_all = load_in_all
         self.recheck_s = math.inf
+        self.room = 0
         self._lanes: dict[str, LaneState] = {}
+        # Those of the plan, in its order; the others only wait for their batches to end.
+        self._planned: list[LaneState] = []
         # That of the many, who ask nothing and aren't late, is always there.
-        self._queues: dict[_Wish, RequestQueue] = {_ANYWHERE: RequestQueue()}
+        self._most = RequestQueue()
+        self._queues: dict[_Wish, RequestQueue] = {_ANYWHERE: self._most}
         self._late_passed = 0
         self._rows_by_rank = [0] * (PRIORITY_LAST + 1)
+        # What `best_completion_s` has found for so many rows in such batches, and until when.
+        self._foretold_s, self._foretold_rows, self._foretold_until_s = 0.0, (0, 0), -math.inf
 
     def change(self, plan: ModelPlan, now_s: float) -> None:
         """Take on a plan. A lane that is no longer in it stays until its batches end."""
         self.plan = plan
         self.is_cold = not plan.lanes
         self.sheds = plan.on_overload is OverloadPolicy.SHED and not plan.slo_unreachable
+        self._foretold_until_s = -math.inf
         wanted = {lane.lane_id: lane for lane in plan.lanes}
         for lane_id, state in list(self._lanes.items()):
             state.retired = lane_id not in wanted
@@ -81,6 +79,8 @@ class ModelState:
                 self._lanes[lane_id].change(lane, now_s)
             else:
                 self._lanes[lane_id] = LaneState(lane)
+        self._planned = [state for state in self._lanes.values() if not state.retired]
+        self.room = sum(max(0, it.lane.count - it.running) for it in self._planned)
 
     def waiting(self) -> list[Stay]:
         """Give all that wait."""
@@ -88,69 +88,99 @@ class ModelState:
 
     def push(self, stay: Stay) -> None:
         """Let a stay begin."""
-        wish = _wish_of(stay)
-        queue = self._queues.get(wish)
-        if queue is None:
-            queue = self._queues[wish] = RequestQueue()
+        queue = self._most
+        if stay.late or stay.avoid is not None or stay.request.node_id is not None:
+            queue = self._queues.setdefault(_wish_of(stay), queue)
+            if queue is self._most:
+                queue = self._queues[_wish_of(stay)] = RequestQueue()
         queue.push(stay)
-        self.queued += stay.count
-        self.queued_bytes += stay.size_bytes
+        self.load.add(stay.count, stay.size_bytes)
+        self._load_in_all.add(stay.count, stay.size_bytes)
         self._rows_by_rank[int(stay.order[0])] += stay.rows
         self.counters.backlog += stay.rows
 
     def remove(self, stay: Stay) -> None:
         """Take a stay out of its queue."""
         self._queues[_wish_of(stay)].remove(stay)
-        self._left(stay)
+        self._left([stay])
 
-    def take_batch(self, start: Start, bytes_limit: int) -> list[Stay]:
-        """Take the batch to start out of its queue."""
-        lane = start.lane
-        rows_limit = lane.lane.batch_limit
-        if start.first.late:
-            rows_limit = lane.rows_within(LATE_SHARE * self.plan.slo.latency_s)
-        batch = start.queue.take_batch(start.first, rows_limit, bytes_limit)
-        for stay in batch:
-            self._left(stay)
+    def start_batch(self, start: Start, batch_id: int, now_s: float) -> list[Stay]:
+        """Take a batch out of its queue, onto its lane."""
+        state, first = start.lane, start.first
+        rows_limit = state.lane.batch_limit
+        if first.late:
+            rows_limit = state.rows_within(LATE_SHARE * self.plan.slo.latency_s)
+        batch = start.queue.take_batch(first, rows_limit, self.batch_bytes)
+        rows = self._left(batch)
+        state.start(batch_id, rows, now_s)
+        self.room -= 1
+        self.counters.batches += 1
+        self.counters.in_flight += rows
         return batch
 
     def end_batch(self, lane: LaneState, batch_id: int, now_s: float) -> None:
         """Free a batch's place."""
         lane.end(batch_id, now_s)
+        if lane.running < lane.lane.count and not lane.retired:
+            self.room += 1
+        self._foretold_until_s = -math.inf
         if lane.retired and not lane.running:
             del self._lanes[lane.lane.lane_id]
 
-    def best_completion_s(self, rank: int, rows: int, now_s: float) -> float:
-        """When `rows` that arrive now would be done at best; infinity if nothing is at hand."""
-        rows += sum(self._rows_by_rank[: rank + 1])
-        done_s = finish_s(
-            [slot for lane in self._lanes.values() for slot in lane.all_slots(now_s)], rows
-        )
-        for lane in self._lanes.values():
-            if rows <= lane.lane.batch_limit and lane.is_free(now_s):
-                done_s = min(done_s, lane.predict_s(rows, now_s))
+    def best_completion_s(self, request: Request) -> float:
+        """When one that arrives now would be done at best; infinity if nothing is at hand."""
+        now_s = request.arrival_s
+        rows = request.rows + sum(self._rows_by_rank[: request.rank + 1])
+        kinds = sum([queue.kinds for queue in self._queues.values()])
+        kinds += not self._most.has_like(request.like_key)
+        most = mean_kind(request.rows + sum(self._rows_by_rank), kinds)
+        if (rows, most) == self._foretold_rows and now_s < self._foretold_until_s:
+            return self._foretold_s
+        places, until_s = [], math.inf
+        for state in self._planned:
+            until_s = min(until_s, state.steady_until_s(now_s))
+            if free_at_s := state.all_places_s(now_s):
+                lane = state.lane
+                limit = min(most, lane.batch_limit)
+                places.append(Places(lane, lane.slowdown_of(lane.count), limit, free_at_s))
+        done_s = finish_s(places, rows)
+        for state in self._planned:
+            if (
+                rows <= min(most, state.lane.batch_limit)
+                and state.has_room
+                and now_s >= state.suspended_until_s
+            ):
+                done_s = min(done_s, state.predict_s(rows, now_s))
+        self._foretold_s, self._foretold_until_s = done_s, until_s
+        self._foretold_rows = rows, most
         return done_s
 
-    def first_due_s(self, rank: int, rows: int) -> float:
-        """When the first is due of those with whom `rows` more would share a batch.
+    def first_due_s(self, request: Request) -> float:
+        """When the first is due of those with whom a request would share a batch.
 
-        Known where all that wait, and they, fit into one batch; infinity otherwise.
+        Known where all that wait, and it, are alike and fit into one; infinity otherwise.
         """
-        waiting = sum(self._rows_by_rank[: rank + 1])
-        first = self._queues[_ANYWHERE].first()
-        most = max((lane.lane.batch_limit for lane in self._lanes.values()), default=0)
-        return first.order[1] if first is not None and waiting + rows <= most else math.inf
+        first = self._most.first()
+        if first is None or self._most.kinds > 1 or not self._most.has_like(request.like_key):
+            return math.inf
+        rows = request.rows + sum(self._rows_by_rank[: request.rank + 1])
+        most = max((state.lane.batch_limit for state in self._planned), default=0)
+        return first.order[1] if rows <= most else math.inf
 
     def busy_until_s(self, now_s: float) -> float:
         """Until when no arrival starts a batch or a time to wait, unless something is reported."""
-        until_s = -math.inf if self.is_cold else math.inf
-        for lane in self._lanes.values():
-            if lane.has_room and lane.suspended_until_s < until_s:
-                until_s = lane.suspended_until_s
+        if self.is_cold:
+            return now_s
+        until_s = math.inf
+        for state in self._planned:
+            if state.suspended_until_s < until_s and state.running < state.lane.count:
+                until_s = state.suspended_until_s
         return max(now_s, until_s)
 
     def choose(self, now_s: float) -> Start | Later:
         """Find the next batch to start: the first queue, in order, that a lane should serve now."""
+        if not self.load.requests or not self.room:
+            return NEVER
         choice = self._first_to_serve(now_s)
         # Each round somebody gives way for good, so there are no more rounds than requests.
         while isinstance(choice, Start) and self._some_give_way(choice, now_s):
@@ -160,33 +190,58 @@ class ModelState:
         return choice
 
     def _first_to_serve(self, now_s: float) -> Start | Later:
-        if not self.queued:
-            return NEVER
-        later_s, any_free = math.inf, False
-        for lane in self._lanes.values():
+        later_s, free = math.inf, []
+        for lane in self._planned:
             if lane.suspended_until_s > now_s:
                 later_s = min(later_s, lane.suspended_until_s)
-            elif lane.has_room:
-                any_free = True
-        if not any_free:
+            elif lane.running < lane.lane.count:
+                free.append(lane)
+        if not free:
             return Later(later_s) if later_s < math.inf else NEVER
-        lanes = [lane for lane in self._lanes.values() if not lane.retired]
-        for queue, (need, avoid, _) in self._queues_in_order():
-            choice = _choose_lane(queue, _that_will_do(lanes, need, avoid), now_s)
+        is_gathering = False
+        for queue, (need, avoid, late) in self._queues_in_order():
+            if late and is_gathering:
+                # They would take the lane from those who are about to start, in time.
+                continue
+            lanes = those_that_will_do(self._planned, need, avoid)
+            here = free if lanes is self._planned else [lane for lane in free if lane in lanes]
+            choice = choose_lane(queue, lanes, here, now_s)
+            if self.plan.linger_s and isinstance(choice, Start):
+                choice = self._gather(choice, now_s)
+                is_gathering = is_gathering or isinstance(choice, Later)
             if isinstance(choice, Start):
                 return choice
             later_s = min(later_s, choice.at_s)
         return Later(later_s)
+
+    def _gather(self, choice: Start | Later, now_s: float) -> Start | Later:
+        """Let a batch wait for more to join it, as planned, while it can still be in time.
+
+        However full it gets, and whatever runs beside it. It waits no more once it is full, or
+        somebody waits behind it who can't join it.
+        """
+        if isinstance(choice, Later) or choice.first.late:
+            return choice
+        state = choice.lane
+        group = choice.queue.gathering(state.lane.batch_limit, self.batch_bytes)
+        if group is None:
+            return choice
+        latest_s = group.due_s() - state.longest_s - ROUNDING_S
+        until_s = min(group.since_s() + self.plan.linger_s, latest_s)
+        return choice if until_s <= now_s else Later(until_s)
 
     def _some_give_way(self, start: Start, now_s: float) -> bool:
         """Let those at the head who would be late with this batch wait behind the others."""
         lane, queue, first = start.lane, start.queue, start.first
         if first.late or not self.plan.late_yields:
             return False
-        if first.order[1] - now_s >= lane.longest_s():
+        if first.order[1] - now_s >= lane.longest_s:
             return False
-        rows = max(first.request.rows, min(queue.rows_like(first), lane.lane.batch_limit))
-        done_s = lane.predict_s(rows, now_s)
+        limit = lane.lane.batch_limit
+        rows = max(first.request.rows, min(queue.rows_like(first), limit))
+        # The other batches that wait will take the places beside it.
+        waiting = max(queue.kinds - 1, -((rows - sum(self._rows_by_rank)) // limit))
+        done_s = lane.predict_among_s(rows, waiting, now_s)
         found = False
         stay: Stay | None = first
         while stay is not None and (count := stay.count_due_before(done_s)):
@@ -204,7 +259,7 @@ class ModelState:
     def _queues_in_order(self) -> list[tuple[RequestQueue, _Wish]]:
         """The queues in which something waits, by what waits there first."""
         if len(self._queues) == 1:
-            return [(queue, wish) for wish, queue in self._queues.items()]
+            return [(self._most, _ANYWHERE)]
         late_first = self._late_passed >= LATE_TURN
         heads = [
             ((not (late_first and first.late), *first.order), queue, wish)
@@ -214,56 +269,19 @@ class ModelState:
         heads.sort(key=lambda head: head[0])
         return [(queue, wish) for _, queue, wish in heads]
 
-    def _left(self, stay: Stay) -> None:
+    def _left(self, stays: Sequence[Stay]) -> int:
+        """Count those out who have left a queue together; give their rows."""
         if len(self._queues) > 1:
-            wish = _wish_of(stay)
-            if wish != _ANYWHERE and wish in self._queues and not len(self._queues[wish]):
+            wish = _wish_of(stays[0])
+            if wish != _ANYWHERE and self._queues[wish].first() is None:
                 del self._queues[wish]
-        self.queued -= stay.count
-        self.queued_bytes -= stay.size_bytes
-        self._rows_by_rank[int(stay.order[0])] -= stay.rows
-        self.counters.backlog -= stay.rows
-
-
-def _that_will_do(lanes: list[LaneState], need: str | None, avoid: str | None) -> list[LaneState]:
-    """Lanes that will do: what a request asks of a node counts only while it can be had."""
-    if need is not None:
-        return [lane for lane in lanes if lane.lane.node_id == need] or lanes
-    if avoid is not None:
-        return [lane for lane in lanes if lane.lane.node_id != avoid] or lanes
-    return lanes
-
-
-def _choose_lane(queue: RequestQueue, lanes: list[LaneState], now_s: float) -> Start | Later:
-    """Take the free lane that would be done first, unless waiting for a busy one is better.
-
-    Better means that all of the queue would be done sooner: the new batch may slow its
-    neighbours more than it helps, and a fast lane may soon be free while a slow one is now.
-    """
-    first = queue.first()
-    free = [lane for lane in lanes if lane.is_free(now_s)]
-    if first is None or not free:
-        return NEVER
-    free_at_s = [slot[0] for lane in lanes if (slot := lane.first_slot(now_s)) is not None]
-    if not free_at_s and len(free) == 1:
-        return Start(queue, first, free[0])
-    rows_like = queue.rows_like(first)
-    chosen, rows, best = free[0], 0, (math.inf, math.inf)
-    for lane in free:
-        rows_here = max(first.request.rows, min(rows_like, lane.lane.batch_limit))
-        done = (lane.predict_s(rows_here, now_s), lane.running / lane.lane.count)
-        if done < best:
-            chosen, rows, best = lane, rows_here, done
-    start = Start(queue, first, chosen)
-    if not free_at_s:
-        return start
-    soonest_s, left = min(free_at_s), queue.rows - rows
-    if left <= 0 and best[0] <= soonest_s:
-        # Done before any other place would even be free.
-        return start
-    latest_s = work_off_s(lanes, queue.rows, now_s) + ROUNDING_S
-    if best[0] <= latest_s and (
-        left <= 0 or work_off_s(lanes, left, now_s, joined=Joined(chosen, best[0])) <= latest_s
-    ):
-        return start
-    return Later(soonest_s)
+        rows = count = size_bytes = 0
+        for stay in stays:
+            count += stay.count
+            rows += stay.rows
+            size_bytes += stay.size_bytes
+            self._rows_by_rank[int(stay.order[0])] -= stay.rows
+        self.load.add(-count, -size_bytes)
+        self._load_in_all.add(-count, -size_bytes)
+        self.counters.backlog -= rows
+        return rows

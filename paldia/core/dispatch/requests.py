@@ -5,7 +5,6 @@ A run means what its requests would mean one by one, and costs as much as one of
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -67,14 +66,12 @@ class Stay:
         avoid: the node where the last of those failed.
         late: whether they let others of their rank pass, since they can't be in time.
         alone: whether it may share a batch no more. A run is parted before it is to be alone.
-        queued: whether it waits now.
-        until_s: when it stops waiting, unserved.
         batch_id: the batch it is in, once it no longer waits.
     """
 
     __slots__ = (
         *("alone", "arrivals_s", "attempts", "avoid", "batch_id", "count", "first_id", "late"),
-        *("order", "queued", "request", "rows", "size_bytes", "slo_s", "until_s"),
+        *("order", "request", "rows", "size_bytes", "slo_s"),
     )
 
     def __init__(
@@ -97,8 +94,6 @@ class Stay:
         self.avoid: str | None = None
         self.alone = request.like_key is None
         self.late = False
-        self.queued = False
-        self.until_s = math.inf
         self.batch_id: int | None = None
 
     @classmethod
@@ -107,7 +102,8 @@ class Stay:
         due_s = first.arrival_s + slo_s
         if first.deadline_s is not None:
             due_s = min(due_s, first.deadline_s)
-        return cls(first, first.request_id, arrivals_s, (first.rank, due_s, sequence), slo_s)
+        rank = first.rank if first.priority else 1
+        return cls(first, first.request_id, arrivals_s, (rank, due_s, sequence), slo_s)
 
     @property
     def request_ids(self) -> Sequence[int]:
@@ -118,10 +114,7 @@ class Stay:
 
     def count_late(self, now_s: float, slo_s: float) -> int:
         """How many of its requests came longer ago than `slo_s`: the first so many."""
-        arrivals_s = self.arrivals_s
-        if now_s - arrivals_s[0] <= slo_s:
-            return 0
-        return bisect_left(arrivals_s, True, key=lambda arrival_s: now_s - arrival_s <= slo_s)
+        return bisect_left(self.arrivals_s, True, key=lambda arrival_s: now_s - arrival_s <= slo_s)
 
     def count_before(self, order: Key) -> int:
         """How many of its requests come before another's place."""

@@ -2,43 +2,59 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from typing import TypeAlias
 
-from paldia.core.dispatch.queue import LazyHeap
 from paldia.core.dispatch.requests import Key, Stay
 
-
-def _waits_until(key: Key, stay: Stay) -> bool:
-    return stay.queued and stay.until_s == key[0]
+_Entry: TypeAlias = tuple[float, Key, int, Stay]
+_DEAD_MOST = 64
 
 
 class Timers:
-    """Those who wait no longer than to a certain time, by that time and then by their order."""
+    """Those who wait no longer than to a certain time, by that time and then by their order.
+
+    Entries that no longer hold are dropped when they come first, or are the greater part.
+
+    Attributes:
+        next_s: time of the next that is to expire; infinity if there is none.
+    """
 
     def __init__(self) -> None:
-        self._heap: LazyHeap[Stay] = LazyHeap(_waits_until)
+        self._heap: list[_Entry] = []
+        self._entry_of: dict[Stay, _Entry] = {}
+        self._entries = 0
+        self.next_s = math.inf
 
     def wait_until(self, stay: Stay, until_s: float) -> None:
         """Let a stay wait until then, and not as long as was said before; infinity for ever."""
-        if until_s == stay.until_s:
+        entry = self._entry_of.get(stay)
+        if entry is not None and entry[0] == until_s:
             return
-        was_s, stay.until_s = stay.until_s, until_s
-        if was_s < math.inf:
-            self._heap.note_dead()
-        if until_s < math.inf:
-            self._heap.push((until_s, *stay.order), stay)
+        if until_s == math.inf:
+            self.forget(stay)
+            return
+        self._entries += 1
+        entry = self._entry_of[stay] = (until_s, stay.order, self._entries, stay)
+        heapq.heappush(self._heap, entry)
+        self._sweep()
 
     def forget(self, stay: Stay) -> None:
-        """Note that a stay has ended, or waits for another time."""
-        if stay.until_s < math.inf:
-            self._heap.note_dead()
+        """Note that a stay has ended, if it is known here."""
+        if self._entry_of.pop(stay, None) is not None:
+            self._sweep()
 
-    def expired(self, now_s: float) -> Stay | None:
-        """Give the first stay whose time is over."""
-        stay = self._heap.top()
-        return stay if stay is not None and stay.until_s <= now_s else None
+    def first(self) -> Stay:
+        """Give the one that is to expire next, where there is one."""
+        return self._heap[0][3]
 
-    def next_s(self) -> float:
-        """Time of the next that is to expire; infinity if there is none."""
-        stay = self._heap.top()
-        return math.inf if stay is None else stay.until_s
+    def _sweep(self) -> None:
+        """Leave an entry that holds at the head, and not too many others."""
+        heap, entry_of = self._heap, self._entry_of
+        if len(heap) > _DEAD_MOST + 2 * len(entry_of):
+            heap[:] = [entry for entry in heap if entry_of.get(entry[3]) is entry]
+            heapq.heapify(heap)
+        while heap and entry_of.get(heap[0][3]) is not heap[0]:
+            heapq.heappop(heap)
+        self.next_s = heap[0][0] if heap else math.inf

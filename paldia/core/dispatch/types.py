@@ -41,6 +41,9 @@ class ModelPlan:
         lanes: none while it is cold.
         late_yields: whether what can't be answered in time any more lets others pass, so that
             those are in time. Otherwise one overload makes everybody late.
+        linger_s: how long a batch that isn't full waits at most for more to join it, counted
+            from when the first of its requests came. It starts earlier if it would be late
+            otherwise, or if somebody waits behind it who can't join it.
     """
 
     lanes: tuple[Lane, ...]
@@ -48,6 +51,7 @@ class ModelPlan:
     on_overload: OverloadPolicy = OverloadPolicy.QUEUE
     slo_unreachable: bool = False
     late_yields: bool = True
+    linger_s: float = 0.0
 
 
 class RefuseCause(enum.Enum):
@@ -83,8 +87,7 @@ class Dispatch(NamedTuple):
     arrivals_s: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """Turn a request away that has just arrived; it is worth trying again later."""
 
     request_id: int

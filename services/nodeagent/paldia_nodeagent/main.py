@@ -139,11 +139,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     check_bind(f"{settings.triton_host}:0", insecure=settings.insecure)
     home = Home(settings.data_dir)
     cpu, emulation = Cpu(), _emulation(settings, home)
-    accelerators: Accelerators = (
-        emulation.gpu
-        if emulation is not None
-        else Gpus(home.mps, memory_share=settings.gpu_memory_share)
-    )
+    accelerators = _accelerators(settings, home, emulation)
     finder = RuntimeFinder(settings.tritonserver, home.backends)
     throttle, logs = _throttle(settings), LogRelay()
     launcher = Launcher(
@@ -205,6 +201,14 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
         throttle.stop()
         await link.close()
         home.close()
+
+
+def _accelerators(
+    settings: NodeAgentSettings, home: Home, emulation: Emulation | None
+) -> Accelerators:
+    if emulation is not None:
+        return emulation.gpu
+    return Gpus(home.mps, memory_share=settings.gpu_memory_share)
 
 
 def _throttle(settings: NodeAgentSettings) -> Throttle:
