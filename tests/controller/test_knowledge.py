@@ -58,7 +58,7 @@ async def test_what_is_seen_corrects_a_profile_and_a_new_one_begins_anew(world: 
     assert corrected is not None
     assert corrected.latency_s(1) == pytest.approx(0.02)
     assert world.knowledge.applied("d/small") == 2.0
-    assert world.knowledge.for_planning({})["d"]["small"] == corrected
+    assert world.knowledge.for_planning([])["d"]["small"] == corrected
     # More of the same changes nothing that others would have to hear of.
     assert not world.knowledge.heard("d/small", 2.02, 100)
     # The same row, read again.
@@ -97,7 +97,7 @@ async def test_an_estimate_stands_until_there_is_a_measurement(world: World) -> 
     for number, ratio in enumerate((0.5, 0.4, 0.9)):
         world.measure(f"other{number}/small", stored(0.02))
         world.measure(f"other{number}/large", stored(0.02 * ratio))
-    known = world.knowledge.for_planning(KINDS)["d"]
+    known = world.knowledge.for_planning(KINDS.values())["d"]
     guess = known["large"]
     assert guess is not None
     assert guess.provenance is Provenance.ESTIMATED
@@ -109,7 +109,7 @@ async def test_an_estimate_stands_until_there_is_a_measurement(world: World) -> 
     assert card is not None
     assert card.latency_s(1) == pytest.approx(0.01)
     world.measure("d/large", stored(0.007))
-    measured = world.knowledge.for_planning(KINDS)["d"]["large"]
+    measured = world.knowledge.for_planning(KINDS.values())["d"]["large"]
     assert measured is not None
     assert measured.provenance is Provenance.MEASURED
 
@@ -118,7 +118,7 @@ async def test_there_is_no_estimate_of_what_failed_or_ran_nowhere(world: World) 
     world.measure("d/small", stored())
     world.measure("d/card", stored(failure="out of memory"))
     world.measure("broken/small", stored(failure="no"))
-    known = world.knowledge.for_planning(KINDS)
+    known = world.knowledge.for_planning(KINDS.values())
     assert known["d"]["card"] is None
     assert known["broken"] == {"small": None}
 

@@ -119,16 +119,17 @@ class Knowledge:
                 found.append(profile)
         return found
 
-    def for_planning(self, kinds: Mapping[str, Hardware]) -> dict[str, ByHardware]:
+    def for_planning(self, hardware: Iterable[Hardware]) -> dict[str, ByHardware]:
         """Give what is known by artifact, then by hardware, with estimates where nothing is.
 
-        None where a model could not be measured. There is an estimate for each of `kinds` as
-        long as the artifact has been measured somewhere; it ends with the measurement.
+        None where a model could not be measured. There is an estimate for each kind of
+        `hardware` once the artifact has been measured somewhere, until it has been there.
         """
+        kinds = {each.name: each for each in hardware}
         found: dict[str, ByHardware] = {}
         for key in sorted(self._state.profiles.rows):
-            digest, _, hardware = key.partition("/")
-            found.setdefault(digest, {})[hardware] = self.profile(key)
+            digest, _, kind = key.partition("/")
+            found.setdefault(digest, {})[kind] = self.profile(key)
         lacking = {
             digest: [kind for kind in sorted(kinds) if kind not in by_kind]
             for digest, by_kind in found.items()

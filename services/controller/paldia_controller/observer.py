@@ -15,7 +15,7 @@ from paldia.core.observation import (
     NodeView,
     Observation,
 )
-from paldia.core.types import Hardware, NodeState
+from paldia.core.types import NodeState
 from paldia.kit.clock import Clock
 from paldia_controller.checks import CheckMeter
 from paldia_controller.demand import DemandMeter
@@ -278,10 +278,8 @@ class Observer:
             for name, record in sorted(self._state.models.rows.items())
             if record.message.HasField("serving")
         }
-        demand = self.demand.sample(serving, self._clock.monotonic_s())
-        nodes = self.nodes()
-        kinds: dict[str, Hardware] = {node.hardware.name: node.hardware for node in nodes}
-        profiles = self.knowledge.for_planning(kinds)
+        nodes, demand = self.nodes(), self.demand.sample(serving, self._clock.monotonic_s())
+        profiles = self.knowledge.for_planning(node.hardware for node in nodes)
         return Observation(
             now_s=self._clock.wall_s(),
             models=tuple(
