@@ -31,6 +31,16 @@ def batch_ratio(observed_s: float, predicted_s: float) -> float:
     return min(max(observed_s / predicted_s, 1 / RATIO_LIMIT), RATIO_LIMIT)
 
 
+def followed(ratio: float, seen: float, weight: float, step_most: float) -> float:
+    """Give a mean of observed over predicted time after one more batch of that weight.
+
+    The batch counts as no further off than `step_most` times the mean, up or down, nor than
+    `RATIO_LIMIT`.
+    """
+    low, high = ratio / step_most, min(ratio * step_most, RATIO_LIMIT)
+    return ratio + weight * (min(max(seen, low, 1 / RATIO_LIMIT), high) - ratio)
+
+
 @dataclass(frozen=True, slots=True)
 class Correction:
     """How much longer batches of one model take on one kind of hardware than its profile says.

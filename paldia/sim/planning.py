@@ -232,6 +232,7 @@ class Planning:
             on_overload=spec.on_overload,
             slo_unreachable=plan.slo_unreachable,
             late_yields=self._policy.late_yields,
+            learns=self._policy.sees_interference,
             linger_s=self._policy.linger_share * spec.slo.latency_s,
         )
         processes = tuple(process for _, process in serving)

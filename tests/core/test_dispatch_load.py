@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import pytest
 
+from paldia.core.correction import RATIO_LIMIT
 from paldia.core.device import Device, Tenant
+from paldia.core.dispatch.drift import FADE_S, STEP_MOST, WEIGHT
 from paldia.core.dispatch.kernel import DispatchKernel
-from paldia.core.dispatch.lanes import Lane
+from paldia.core.dispatch.lanes import Lane, LaneState, linear_slowdowns
 from paldia.core.dispatch.requests import Request
 from paldia.core.dispatch.types import Dispatch, Limits, ModelPlan
 from paldia.core.profiles import Profile
-from paldia.core.types import Slo
+from paldia.core.types import OverloadPolicy, Slo
 
 SECONDS = 6.0
 UNLIMITED = Limits(10**6, 10**12, 10**6, 10**12)
@@ -153,3 +155,99 @@ def test_slower_nodes_are_used_while_faster_ones_gain_nothing_from_another_batch
     nodes = [Node(profile(share, times), places, 8) for times in (1.0, 2.5, 6.0)]
     served = serve(nodes, 2.0, 0.6, late_yields=False)
     assert served.per_second(from_s=1.0) >= 0.95 * sum(node.rps for node in nodes)
+
+
+@pytest.mark.parametrize(("node", "slo_s"), [((1.0, 1, 8), 0.1), ((0.3, 3, 32), 0.4)])
+@pytest.mark.parametrize("slower", [1.25, 1.5])
+def test_a_node_slower_than_its_profile_answers_as_many_in_time_as_it_can(
+    node: tuple[float, int, int], slo_s: float, slower: float
+):
+    share, places, batch = node
+    slow = Node(profile(share), places, batch, speed=1 / slower)
+    assert serve([slow], 1.5, slo_s).per_second_within(slo_s) >= 0.85 * slow.rps
+
+
+# What a lane has learned.
+
+
+def lane_with(batches: int, times: float, count: int = 1) -> tuple[LaneState, float]:
+    """Give a lane on which so many batches took so many times as long as foretold, and when."""
+    slowdowns = linear_slowdowns(count, 1.5)
+    state, now_s = LaneState(Lane("a", "a", count, 4, ((1, 0.1), (4, 0.2)), slowdowns)), 0.0
+    for batch_id in range(batches):
+        state.start(batch_id, 4, now_s)
+        now_s += 0.2 * times
+        state.end(batch_id, now_s, teaches=True)
+    return state, now_s
+
+
+def test_predictions_follow_what_batches_take():
+    state, now_s = lane_with(60, times=1.6)
+    assert state.predict_s(1, now_s) - now_s == pytest.approx(0.16, rel=0.01)
+    assert state.longest_s == pytest.approx(0.32, rel=0.01)
+    assert state.rows_within(0.25) == 2
+    state.start(99, 4, now_s)
+    assert state.places_s(now_s)[0] - now_s == pytest.approx(0.32, rel=0.01)
+
+
+def test_what_batches_cost_each_other_is_no_drift():
+    state, _ = lane_with(0, times=1.0, count=2)
+    for at in range(20):
+        now_s = float(at)
+        for batch_id in (2 * at, 2 * at + 1):
+            state.start(batch_id, 4, now_s)
+        for batch_id in (2 * at, 2 * at + 1):
+            state.end(batch_id, now_s + 0.3, teaches=True)
+    assert state.drift.ratio == pytest.approx(1.0)
+
+
+def test_no_lane_passes_for_faster_than_its_profile():
+    state, now_s = lane_with(60, times=0.5)
+    assert state.drift.ratio == pytest.approx(0.5, rel=0.01)
+    assert state.predict_s(4, now_s) - now_s == pytest.approx(0.2)
+
+
+def test_one_pause_hardly_counts_and_nothing_counts_without_bound():
+    state, _ = lane_with(1, times=1e4)
+    assert state.drift.ratio == pytest.approx(1 + WEIGHT * (STEP_MOST - 1))
+    state, _ = lane_with(200, times=1e4)
+    assert state.drift.ratio == pytest.approx(RATIO_LIMIT)
+
+
+def test_what_was_learned_fades_while_nothing_runs():
+    state, now_s = lane_with(60, times=1.6)
+    state.start(99, 4, now_s)
+    state.predict_s(4, now_s + FADE_S)
+    assert state.drift.ratio == pytest.approx(1.6, rel=0.01), "a batch runs"
+    state.end(99, now_s + FADE_S)
+    for part in (0.25, 0.5, 1.0):
+        state.predict_s(4, now_s + (1 + part) * FADE_S)
+    assert state.drift.ratio == pytest.approx(1 + 0.6 * math.exp(-1), rel=0.01)
+
+
+def test_a_model_that_sheds_finds_out_that_its_node_has_recovered():
+    lane = Lane("a", "n", 1, 1, ((1, 0.1),))
+    kernel, now_s = DispatchKernel(), 0.0
+    kernel.plan("m", ModelPlan((lane,), Slo(0.25), OverloadPolicy.SHED), now_s)
+    served = []
+    for request_id in range(1200):
+        kernel.arrive(Request(request_id, "m", 1, now_s))
+        took_s = 0.4 if request_id < 200 else 0.1
+        for decision in kernel.poll(now_s):
+            served.append(isinstance(decision, Dispatch))
+            if isinstance(decision, Dispatch):
+                kernel.complete(decision.batch_id, now_s + took_s)
+        now_s += 0.5
+    assert sum(served[50:200]) < 75, "what would be late is refused, but for a few to see by"
+    assert all(served[800:])
+
+
+def test_a_plan_may_have_nothing_learned():
+    lane = Lane("a", "n", 1, 1, ((1, 0.1),))
+    kernel = DispatchKernel()
+    kernel.plan("m", ModelPlan((lane,), Slo(0.25), OverloadPolicy.SHED, learns=False), 0.0)
+    for at in range(50):
+        kernel.arrive(Request(at, "m", 1, float(at)))
+        (batch,) = kernel.poll(float(at))
+        assert isinstance(batch, Dispatch), "however late those before it were"
+        kernel.complete(batch.batch_id, at + 0.5)

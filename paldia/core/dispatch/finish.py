@@ -69,7 +69,7 @@ def work_off_s(
         if not free_at_s:
             continue
         lane = state.lane
-        stretch = lane.slowdown_of(running)
+        stretch = state.stretch_of(running)
         limit = min(most, lane.batch_limit)
         places.append(Places(lane, stretch, limit, free_at_s))
         if rows <= limit and lane.points:

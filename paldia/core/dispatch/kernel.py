@@ -144,7 +144,7 @@ class DispatchKernel:
 
     def complete(self, batch_id: int, now_s: float) -> None:
         """Count a batch's requests as answered and free its lane."""
-        batch = self._end_batch(batch_id, now_s)
+        batch = self._end_batch(batch_id, now_s, is_done=True)
         if batch is None:
             return
         batch.lane.suspended_until_s = -math.inf
@@ -154,7 +154,7 @@ class DispatchKernel:
 
     def fail(self, batch_id: int, now_s: float, retry: Retry) -> None:
         """Free a failed batch's lane; its requests go back to the queue, or fail."""
-        batch = self._end_batch(batch_id, now_s)
+        batch = self._end_batch(batch_id, now_s, is_done=False)
         if batch is None:
             return
         model, node_id = batch.model, batch.lane.lane.node_id
@@ -282,12 +282,12 @@ class DispatchKernel:
             model.recheck_s = choice.at_s
             heapq.heappush(self._rechecks, (choice.at_s, model.name))
 
-    def _end_batch(self, batch_id: int, now_s: float) -> Batch | None:
+    def _end_batch(self, batch_id: int, now_s: float, *, is_done: bool) -> Batch | None:
         batch = self._batches.pop(batch_id, None)
         if batch is None:
             return None
         model = batch.model
-        model.end_batch(batch.lane, batch_id, now_s)
+        model.end_batch(batch.lane, batch_id, now_s, is_done=is_done)
         model.counters.in_flight -= batch.rows
         if model.load.requests:
             self._touched[model.name] = None

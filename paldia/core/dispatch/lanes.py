@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from paldia.core.dispatch.drift import Drift
 from paldia.core.profiles import batch_latency_s
 
 SUSPENSION_S = 0.5
@@ -79,25 +80,27 @@ class LaneState:
     """A lane and the batches that run on it.
 
     Attributes:
-        longest_s: seconds that a full batch takes with all places taken.
         running: batches that run now.
+        drift: how much longer they take than foretold; all predictions reckon with it.
     """
 
     __slots__ = (
-        *("_as_of_s", "_clock_s", "_end_of_s", "_ends_s", "_most_useful", "_places_s"),
-        *("_places_until_s", "_slowdowns"),
-        *("lane", "longest_s", "retired", "running", "suspended_until_s"),
+        *("_as_of_s", "_batches", "_clock_s", "_ends_s", "_full_s", "_most_useful"),
+        *("_places_s", "_places_until_s", "_slowdowns"),
+        *("drift", "lane", "retired", "running", "suspended_until_s"),
     )
 
     def __init__(self, lane: Lane) -> None:
         self.retired = False
         self.suspended_until_s = -math.inf
         self.running = 0
+        self.drift = Drift()
         # The work that each batch has done while the lane was never empty, and on this clock
         # when each will have done its own. A look at the lane moves the clock, not the batches.
         self._clock_s = 0.0
         self._as_of_s = 0.0
-        self._end_of_s: dict[int, float] = {}
+        # Of each: when it started and is to end, on this clock, and its work by the profile.
+        self._batches: dict[int, tuple[float, float, float]] = {}
         self._ends_s: list[float] = []
         # What `places_s` has found, and until when that holds if nothing happens.
         self._places_s: list[float] = []
@@ -111,28 +114,41 @@ class LaneState:
         """Whether a batch may start, as far as plan and running batches go."""
         return not self.retired and self.running < self.lane.count
 
+    @property
+    def longest_s(self) -> float:
+        """Seconds that a full batch takes with all places taken."""
+        return self._full_s * self.drift.factor
+
     def rows_within(self, limit_s: float) -> int:
         """Rows of a batch that takes no longer than that with all places taken; 1 at least."""
-        rows, slowdown = self.lane.batch_limit, self.lane.slowdown_of(self.lane.count)
-        while rows > 1 and self.lane.latency_s(rows) * slowdown > limit_s:
+        rows, stretch = self.lane.batch_limit, self.stretch_of(self.lane.count)
+        while rows > 1 and self.lane.latency_s(rows) * stretch > limit_s:
             rows //= 2
         return rows
+
+    def stretch_of(self, running: int) -> float:
+        """Times as long as by the profile that each of `running` batches takes."""
+        return self.lane.slowdown_of(running) * self.drift.factor
 
     def start(self, batch_id: int, rows: int, now_s: float) -> None:
         """Take a batch."""
         self._advance(now_s)
-        end_s = self._clock_s + self.lane.latency_s(rows)
-        self._end_of_s[batch_id] = end_s
+        work_s = self.lane.latency_s(rows)
+        end_s = self._clock_s + work_s * self.drift.factor
+        self._batches[batch_id] = (self._clock_s, end_s, work_s)
         insort(self._ends_s, end_s)
         self.running += 1
         self._places_until_s = -math.inf
         if len(self._slowdowns) < self.running + 2:
             self._slowdowns.append(self.lane.slowdown_of(self.running + 1))
 
-    def end(self, batch_id: int, now_s: float) -> None:
-        """Let a batch go, however it ended."""
+    def end(self, batch_id: int, now_s: float, *, teaches: bool = False) -> None:
+        """Let a batch go, however it ended; it `teaches` how long one takes if it was done."""
         self._advance(now_s)
-        del self._ends_s[bisect_left(self._ends_s, self._end_of_s.pop(batch_id))]
+        start_s, end_s, work_s = self._batches.pop(batch_id)
+        if teaches and work_s > 0:
+            self.drift.learn(self._clock_s - start_s, work_s)
+        del self._ends_s[bisect_left(self._ends_s, end_s)]
         self.running -= 1
         self._places_until_s = -math.inf
 
@@ -148,7 +164,8 @@ class LaneState:
         self._advance(now_s)
         slowdowns, running = self._slowdowns, self.running + 1
         # Counted from now: on idle lanes that are alike it is to be exactly the same.
-        at_s, done_s, work_s = self._as_of_s, 0.0, self.lane.latency_s(rows)
+        at_s, done_s = self._as_of_s, 0.0
+        work_s = self.lane.latency_s(rows) * self.drift.factor
         for end_s in self._ends_on_time():
             left_s = end_s - self._clock_s
             if left_s >= work_s:
@@ -164,7 +181,7 @@ class LaneState:
         if not waiting:
             return done_s
         together = max(self.running + 1, min(self.running + 1 + waiting, self._most_useful))
-        return max(done_s, now_s + self.lane.latency_s(rows) * self.lane.slowdown_of(together))
+        return max(done_s, now_s + self.lane.latency_s(rows) * self.stretch_of(together))
 
     def places_s(self, now_s: float) -> Sequence[float]:
         """When the places will be free that running batches leave, ascending.
@@ -207,7 +224,7 @@ class LaneState:
 
     def _take_on(self, lane: Lane) -> None:
         self.lane = lane
-        self.longest_s = lane.latency_s(lane.batch_limit) * lane.slowdown_of(lane.count)
+        self._full_s = lane.latency_s(lane.batch_limit) * lane.slowdown_of(lane.count)
         self._slowdowns = [lane.slowdown_of(running) for running in range(self.running + 2)]
         # So many at once get most done: no further one is started beside them.
         counts = range(1, lane.count + 1)
@@ -220,6 +237,8 @@ class LaneState:
             self._as_of_s = now_s
             if self.running:
                 self._clock_s += elapsed_s / self._slowdowns[self.running]
+            else:
+                self.drift.fade(elapsed_s)
 
     def _ends_on_time(self) -> list[float]:
         """When batches are done that are not late, by the clock, ascending."""

@@ -118,9 +118,9 @@ class ModelState:
         self.counters.in_flight += rows
         return batch
 
-    def end_batch(self, lane: LaneState, batch_id: int, now_s: float) -> None:
+    def end_batch(self, lane: LaneState, batch_id: int, now_s: float, *, is_done: bool) -> None:
         """Free a batch's place."""
-        lane.end(batch_id, now_s)
+        lane.end(batch_id, now_s, teaches=is_done and self.plan.learns)
         if lane.running < lane.lane.count and not lane.retired:
             self.room += 1
         self._foretold_until_s = -math.inf
@@ -142,7 +142,7 @@ class ModelState:
             if free_at_s := state.all_places_s(now_s):
                 lane = state.lane
                 limit = min(most, lane.batch_limit)
-                places.append(Places(lane, lane.slowdown_of(lane.count), limit, free_at_s))
+                places.append(Places(lane, state.stretch_of(lane.count), limit, free_at_s))
         done_s = finish_s(places, rows)
         for state in self._planned:
             if (

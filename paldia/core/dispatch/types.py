@@ -44,6 +44,7 @@ class ModelPlan:
         linger_s: how long a batch that isn't full waits at most for more to join it, counted
             from when the first of its requests came. It starts earlier if it would be late
             otherwise, or if somebody waits behind it who can't join it.
+        learns: whether predictions reckon with how long batches took of late.
     """
 
     lanes: tuple[Lane, ...]
@@ -52,6 +53,7 @@ class ModelPlan:
     slo_unreachable: bool = False
     late_yields: bool = True
     linger_s: float = 0.0
+    learns: bool = True
 
 
 class RefuseCause(enum.Enum):
