@@ -32,17 +32,20 @@ from paldia_nodeagent.home import Home
 from paldia_nodeagent.inputs import make_request, sample_item
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.ledger import Ledger
+from paldia_nodeagent.logs import LogRelay
 from paldia_nodeagent.measure import answer, closed_loop
+from paldia_nodeagent.memory import Memory
 from paldia_nodeagent.quiet import BUSY_SHARE, Quiet
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.sharing import middle_mean
+from paldia_nodeagent.site import Site
 from paldia_nodeagent.survey import Bench, Survey
 from paldia_nodeagent.throttle import Throttle
-from paldia_nodeagent.triton import Site
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2
 from paldia.cli.samples import FOLDER, prepare
+from paldia.core.errors import UnavailableError
 from paldia.core.profiles import Profile
 from paldia.kit.observability import configure_logging
 
@@ -181,9 +184,9 @@ def report(model: str, cases: Iterable[Case]) -> float:
 
 async def run(models: list[str], rounds: int, patience_s: float, scratch: Path) -> list[Case]:
     """Profile and try out each model, `rounds` times."""
-    configure_logging("bench", "warning", "console")
+    configure_logging("bench", "critical")
     home = Home(scratch / "agent")
-    cpu, accelerators, throttle = Cpu(), Gpus(), Throttle(1.0)
+    cpu, accelerators, throttle = Cpu(), Gpus(home.mps), Throttle(1.0)
     finder = RuntimeFinder(None, home.backends)
     finder.look()
     site = Site(
@@ -192,8 +195,11 @@ async def run(models: list[str], rounds: int, patience_s: float, scratch: Path) 
         finder,
         throttle,
         accelerators,
+        Memory(cpu.memory_bytes, cpu.memory_free_bytes),
+        LogRelay(),
         host="127.0.0.1",
         load_limit_s=60.0,
+        stall_s=60.0,
     )
     bench = Bench(Launcher(site), cpu, accelerators, slowdown=1.0)
     print(f"{cpu.cores} cores, load {os.getloadavg()[0]:.1f} before it began")
@@ -213,7 +219,7 @@ async def run(models: list[str], rounds: int, patience_s: float, scratch: Path) 
 
 
 def main() -> int:
-    """Give 1 if a model is further off than wanted."""
+    """Give 1 if a model is further off than wanted, 2 if the machine was never quiet."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.profiles")
     parser.add_argument("models", nargs="*", metavar="MODEL")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is profiled")
@@ -222,10 +228,14 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all cases there")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        cases = asyncio.run(
-            run(arguments.models, arguments.rounds, arguments.patience, Path(scratch))
-        )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            cases = asyncio.run(
+                run(arguments.models, arguments.rounds, arguments.patience, Path(scratch))
+            )
+    except UnavailableError:
+        print("other processes were busy for too long; end them, or give a longer --patience")
+        return 2
     if arguments.json:
         arguments.json.write_text(json.dumps({"cases": [asdict(it) for it in cases]}, indent=1))
     errors = {

@@ -63,7 +63,7 @@ class Bench:
     @property
     def free_bytes(self) -> int:
         """Memory that is there for more lanes; a card that has less refuses them itself."""
-        return self.cpu.memory_bytes - self.cpu.memory_used_bytes()
+        return self.cpu.memory_free_bytes()
 
     @property
     def power_watts(self) -> float:
