@@ -88,7 +88,7 @@ def test_a_hang_is_seen_and_ended_though_triton_calls_itself_ready(
     for name, (hang, _) in HANGS.items():
         hang(before[name], name, servers[name])
     for name, (_, reason) in HANGS.items():
-        wait_until(name, lambda name=name, reason=reason: reason in controller.reasons[name])
+        wait_until(name, lambda name=name, reason=reason: reason in controller.reasons[name], 60)
     wait_until("they are gone", lambda: not any(process.is_running() for process in family))
     for name in HANGS:
         after = controller.wait_status(name, READY)
@@ -131,12 +131,12 @@ def test_one_lane_that_hangs_is_seen_while_the_other_goes_on(
 def test_a_long_batch_of_a_slow_model_is_left_alone(
     controller: Any, node: Any, make_model: Any
 ) -> None:
-    slow = "time.sleep(5.0 if x[0, 0] > 1 else 0.2)"
+    slow = "time.sleep(5.0 if x[0, 0] > 1 else 0.5)"
     digest = controller.publish(make_model("slow", body=slow))
     controller.want("slow", digest)
     endpoint = controller.wait_status("slow", READY).endpoint
     pid = node.triton_of("slow").pid
-    # 5 s without a sign of life; a batch of 8, by what one takes, may take 1.6 s, and 8 s pass.
+    # 5 s without a sign of life; a batch of 8, by what one takes, may take 4 s, and 8 s pass.
     assert ask(endpoint, "slow", 2) == 4
     assert node.triton_of("slow").pid == pid
     assert not controller.reasons["slow"].strip()
@@ -150,17 +150,22 @@ def test_what_seemed_to_hang_and_was_slow_is_given_more_time(
     digest = controller.publish(make_model("unexpected", body=BODY))
     controller.want("unexpected", digest)
     endpoint = controller.wait_status("unexpected", READY).endpoint
-    with pytest.raises(triton.InferenceServerException):
-        ask(endpoint, "unexpected", 4500)
-    again = wait_until(
-        "it is ready again",
-        lambda: (
-            (status := controller.status("unexpected")).state == READY
-            and status.endpoint != endpoint
-            and status.endpoint
-        ),
-    )
-    assert ask(again, "unexpected", 4500) == 9000
+    failed = 0
+    while True:
+        try:
+            assert ask(endpoint, "unexpected", 5500) == 11000
+            break
+        except triton.InferenceServerException:
+            failed += 1
+            assert failed < 4, controller.reasons["unexpected"]
+
+        def ready_again(before: str = endpoint) -> str:
+            status = controller.status("unexpected")
+            return "" if status.state != READY or status.endpoint == before else status.endpoint
+
+        endpoint = wait_until("it is ready again", ready_again)
+    assert failed
+    assert HUNG in controller.reasons["unexpected"]
     controller.want("unexpected", digest, lanes=0)
     controller.wait_gone("unexpected")
 
@@ -185,7 +190,9 @@ def test_a_load_or_a_first_batch_that_never_ends_is_seen_and_a_long_one_left_alo
         controller.want(name, controller.publish(folder))
     for name, (_, reason) in LOADS.items():
         if reason:
-            wait_until(name, lambda name=name, reason=reason: reason in controller.reasons[name])
+            wait_until(
+                name, lambda name=name, reason=reason: reason in controller.reasons[name], 60
+            )
     # What hung is given twice as long, so what only waited gets through.
     for name in ("works-for-long", "waits-a-while"):
         controller.wait_status(name, READY)

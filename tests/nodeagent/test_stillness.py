@@ -10,11 +10,11 @@ from paldia_nodeagent.stillness import Lanes, Stillness, Work, WorkWatch
 from tritonclient.grpc import service_pb2
 
 
-def lanes_seen(*looks: dict[int, int], answered: bool = False, starved_s: float = 0.0) -> Lanes:
+def lanes_seen(*looks: dict[int, int], answered: bool = False) -> Lanes:
     """Look once a second."""
     lanes = Lanes()
     for second, switches in enumerate(looks):
-        lanes.see(float(second), switches, answered=answered, starved_s=starved_s)
+        lanes.see(float(second), switches, {}, answered=answered)
     return lanes
 
 
@@ -28,9 +28,11 @@ def test_time_without_life_adds_up_and_life_ends_it() -> None:
 def test_time_that_others_had_or_nobody_looked_does_not_count() -> None:
     still = Stillness()
     still.see(0.0, moved=False)
-    assert still.see(1.0, moved=False, starved_s=0.75) == 0.25
-    assert still.see(2.0, moved=False, starved_s=9.0) == 0.25
-    assert still.see(3600.0, moved=False) == 2.25, "the agent itself stood still"
+    assert still.see(1.0, moved=False, starved_s=0.75) == pytest.approx(1 / 3)
+    assert still.see(1.75, moved=False, starved_s=9.0) == pytest.approx(7 / 12), (
+        "a third counts all the same"
+    )
+    assert still.see(3600.0, moved=False) == pytest.approx(31 / 12), "the agent itself stood still"
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.floats(0, 5)), max_size=30))
@@ -67,10 +69,16 @@ def test_what_is_work(
     assert still_s == (0 if works else 4)
 
 
-def test_starved_is_what_the_hungriest_thread_waited() -> None:
+def test_what_each_thread_waited() -> None:
     before = Work(1.0, {1: 5.0, 2: 1.0}, 0)
-    assert Work(1.0, {1: 5.1, 2: 1.75, 3: 0.5}, 0).starved_s(before) == 0.75
-    assert Work(1.0, {}, 0).starved_s(before) == 0
+    assert Work(1.0, {1: 5.25, 3: 0.5}, 0).starved_s(before) == {1: 0.25, 3: 0.5}
+
+
+def test_only_a_lanes_own_waiting_spares_it() -> None:
+    lanes = lanes_seen(*({1: s, 2: s} for s in range(3)))
+    for second in range(3, 7):
+        lanes.see(float(second), {1: 2, 2: second}, {1: 0.5, 2: 1.0, 9: 1.0}, answered=False)
+    assert lanes.still_s() == 2
 
 
 def test_lanes_that_wake_once_a_second_rest() -> None:
@@ -102,7 +110,7 @@ def test_patience_grows_with_what_the_model_is_known_to_take() -> None:
     assert patience_s(3, fast, 0.01, 8) == 3
     assert patience_s(3, Answers(100, 2.0, 8), 0.01, 8) == 10
     # Until it has had its largest batch, that is taken from the first.
-    assert patience_s(3, Answers(1, 0.5, 1), 0.5, 8) == 20
+    assert patience_s(3, Answers(1, 0.5, 1), 0.5, 8) == 8
     assert patience_s(3, Answers(1, 0.0, 0), 0.0, 0) == 3
 
 

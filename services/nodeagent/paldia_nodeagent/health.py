@@ -3,7 +3,7 @@
 It is hung once one of these has lasted longer than its patience: a lane whose process shows
 no life, or a request of our own that isn't answered while no other is. Patience is
 `stall_s`, or longer where what the model is known to take explains more: several times its
-longest mean batch, or its first batch taken to the largest size. A model with lanes that are
+longest mean batch, or twice a batch of 1 for each item of its largest. A model with lanes that are
 seen to wait for work isn't asked anything.
 """
 
@@ -26,6 +26,8 @@ _CHECKED_EVERY_S = 1.0
 _SILENCES_MOST = 2
 _TIMES_LONGEST = 5.0
 """Others on the device slow a batch down, too."""
+_TIMES_RECKONED = 2.0
+"""An item of a large batch hardly takes more than one alone."""
 _PROBE_SHARE = 0.05
 """Of a lane's time, for asking a model that nobody else asks."""
 _PROBE_LIMIT_S = 3600.0
@@ -66,7 +68,7 @@ def patience_s(stall_s: float, answers: Answers, single_s: float, largest: int) 
         largest: the largest batch that it takes.
     """
     unseen_s = single_s * max(largest, 1) if answers.largest < largest else 0.0
-    return max(stall_s, _TIMES_LONGEST * max(answers.longest_s, unseen_s))
+    return max(stall_s, _TIMES_LONGEST * answers.longest_s, _TIMES_RECKONED * unseen_s)
 
 
 class Health:
@@ -128,8 +130,14 @@ class Health:
         last, self._work = self._work, processes.work(self._pid)
         starved_s = self._work.starved_s(last)
         switches = processes.voluntary_switches(stubs)
-        self._lanes.see(now_s, switches, answered=answered, starved_s=starved_s)
-        quiet_s = self._quiet.see(now_s, moved=answered, starved_s=starved_s)
+        self._lanes.see(now_s, switches, starved_s, answered=answered)
+        # Of a model without stubs any thread may be the one that works.
+        workers = stubs or starved_s
+        quiet_s = self._quiet.see(
+            now_s,
+            moved=answered,
+            starved_s=max((starved_s.get(thread, 0.0) for thread in workers), default=0.0),
+        )
         limit_s = patience_s(self._stall_s, self._answers, self._single_s, self._largest)
         if (still_s := self._lanes.still_s()) >= limit_s:
             raise HungError(

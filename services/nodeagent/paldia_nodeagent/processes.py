@@ -40,6 +40,15 @@ def started_ticks(pid: int) -> int | None:
     return None if state in "ZX" and threads <= 1 else ticks
 
 
+def listening_port(pid: int) -> int | None:
+    """Give the TCP port that a process listens on; None if it doesn't."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.Process(pid).net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                return int(connection.laddr.port)
+    return None
+
+
 async def wait_dead(pids: Iterable[int], limit_s: float) -> None:
     """Wait until these processes are dead, but no longer than `limit_s` seconds."""
     living = {pid: ticks for pid in pids if (ticks := started_ticks(pid)) is not None}

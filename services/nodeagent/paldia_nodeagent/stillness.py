@@ -16,6 +16,8 @@ _CPU_LEAST = 0.05
 """Share of a core below which processes only keep time."""
 _STEP_MOST_S = 2.0
 """A longer time between two looks is the fault of who looks, or of the machine."""
+_COUNTED_LEAST = 1 / 3
+"""Of time spent waiting for a core, so that a hang ends on an overloaded machine, too."""
 _REST_MOST_PER_S = 4.0
 """Wake-ups of a stub that only waits; it takes one, and a little more around batches."""
 
@@ -38,18 +40,16 @@ class Work:
         """Processor time had or waited for."""
         return self.cpu_s + sum(self.waits_s.values())
 
-    def starved_s(self, before: Work) -> float:
-        """Give how long the thread that waited most has waited since `before`."""
-        return max(
-            (waited_s - before.waits_s.get(t, 0.0) for t, waited_s in self.waits_s.items()),
-            default=0.0,
-        )
+    def starved_s(self, before: Work) -> dict[int, float]:
+        """Give how long each thread has waited since `before`."""
+        return {t: waited_s - before.waits_s.get(t, 0.0) for t, waited_s in self.waits_s.items()}
 
 
 class Stillness:
     """How long nothing has been done, as far as it could have been.
 
-    Time that the machine gave to others doesn't count, nor does time in which nobody looked.
+    Time that the machine gave to others doesn't count, but for a third of it, nor does time in
+    which nobody looked.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,8 @@ class Stillness:
         if moved or since_s is None:
             self.seconds = 0.0
         else:
-            self.seconds += max(min(now_s - since_s, _STEP_MOST_S) - starved_s, 0.0)
+            step_s = min(now_s - since_s, _STEP_MOST_S)
+            self.seconds += max(step_s - starved_s, step_s * _COUNTED_LEAST)
         return self.seconds
 
     def shorten(self, seconds: float) -> None:
@@ -110,15 +111,21 @@ class Lanes:
         self._tick = False
 
     def see(
-        self, now_s: float, switches: dict[int, int], *, answered: bool, starved_s: float
+        self,
+        now_s: float,
+        switches: Mapping[int, int],
+        starved_s: Mapping[int, float],
+        *,
+        answered: bool,
     ) -> None:
         """Take a look.
 
         Args:
             now_s: seconds on one clock.
             switches: how often each stub's main thread gave up its core by itself so far.
-            answered: whether any request was answered since the last look.
-            starved_s: seconds since then that they were able to run and others ran.
+            starved_s: seconds since the last look that each of these threads, and maybe others,
+                was able to run and others ran.
+            answered: whether any request was answered since then.
         """
         elapsed_s, self._seen_s = now_s - self._seen_s, now_s
         for pid, count in switches.items():
@@ -126,7 +133,7 @@ class Lanes:
             fits = more <= _REST_MOST_PER_S * max(elapsed_s, 1.0)
             self._gaits[pid] = Gait.BUSY if not fits else Gait.AT_REST if more else Gait.STILL
             still = self._still.setdefault(pid, Stillness())
-            still.see(now_s, moved=more != 0, starved_s=starved_s)
+            still.see(now_s, moved=more != 0, starved_s=starved_s.get(pid, 0.0))
         for pid in self._gaits.keys() - switches.keys():
             del self._gaits[pid], self._still[pid]
         self._switches = dict(switches)

@@ -17,7 +17,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 import grpc
-import psutil
 
 from paldia.core.errors import NotServableError, UnavailableError
 from paldia.kit.observability import logger
@@ -38,6 +37,9 @@ _START_LIMIT_S = 30.0
 DEATH_LIMIT_S = 5.0
 """Time that a killed process may take to be gone."""
 _POLL_S = 0.05
+# Asked so often, or for so long, a model has shown what a batch takes on a busy machine.
+_TRIES_MOST = 8
+_TRIES_S = 0.5
 
 
 class TritonProcess:
@@ -119,20 +121,13 @@ class TritonProcess:
             if not self.alive():
                 said = causes.fit_to_tell(causes.log_cause(self.log.since(0)))
                 raise NotServableError(f"Triton didn't start: {said or 'it said nothing'}")
-            if port := self._port():
+            if port := processes.listening_port(self.record.pid):
                 host = self._site.host
                 self.record = dataclasses.replace(self.record, endpoint=f"{host}:{port}")
                 if await self.admin.live():
                     return
             await asyncio.sleep(_POLL_S)
         raise UnavailableError(f"Triton didn't answer within {_START_LIMIT_S:g} s of its start")
-
-    def _port(self) -> int | None:
-        with contextlib.suppress(psutil.Error):
-            for connection in psutil.Process(self.record.pid).net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN:
-                    return int(connection.laddr.port)
-        return None
 
     async def load(self, lanes: int) -> None:
         """Load its model with `lanes` instances, or change their number without a gap.
@@ -191,7 +186,7 @@ class TritonProcess:
         return reason or "it said nothing"
 
     async def try_out(self) -> None:
-        """Have the model that was loaded answer, for the first time and once more.
+        """Have the model that was loaded answer a few times, the slow first time included.
 
         What it answers doesn't matter, an error included; that it can, and how fast, does.
 
@@ -199,23 +194,29 @@ class TritonProcess:
             LoadHungError: it doesn't answer.
             NotServableError: its first batch ends its process.
         """
-        probe = self._probe()
+        if (probe := self._probe()) is None:
+            return
+        began_s = time.monotonic()
+        took_s = [await self._try(probe), await self._try(probe)]
+        while len(took_s) < _TRIES_MOST and time.monotonic() - began_s < _TRIES_S:
+            took_s.append(await self._try(probe))
+        self._single_s = min(took_s)
+
+    async def _try(self, probe: Any) -> float:
+        """Ask once; give the seconds that took."""
+        position, began_s = self.log.size_bytes(), time.monotonic()
         limit_s = self._site.load_limit_s
-        for _ in range(2 if probe is not None else 0):
-            position, began_s = self.log.size_bytes(), time.monotonic()
-            try:
-                await self._unless_hung(self.admin.infer(probe, limit_s), position)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    raise LoadHungError(
-                        f"it loads, but doesn't answer within {limit_s:g} s"
-                    ) from error
-                if not self.alive() or len(self._stubs()) < self._stubs_wanted():
-                    cause = self._cause(error.details() or "", position)
-                    raise NotServableError(
-                        f"it loads, but its first batch ends it: {cause}"
-                    ) from error
-            self._single_s = time.monotonic() - began_s
+        try:
+            await self._unless_hung(self.admin.infer(probe, limit_s), position)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise LoadHungError(
+                    f"it loads, but gives no answer within {limit_s:g} s"
+                ) from error
+            if not self.alive() or len(self._stubs()) < self._stubs_wanted():
+                cause = self._cause(error.details() or "", position)
+                raise NotServableError(f"it loads, but its first batch ends it: {cause}") from error
+        return time.monotonic() - began_s
 
     def _probe(self) -> Any:
         model = self.record.model
