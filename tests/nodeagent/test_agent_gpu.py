@@ -50,7 +50,12 @@ def start(
 
 
 def test_a_models_process_is_held_to_its_share_and_another_share_fails_no_request(
-    start: Any, lone_controller: Any, stand_in: StandIn, make_model: Any, wait_until: Any
+    start: Any,
+    lone_controller: Any,
+    machine: Machine,
+    stand_in: StandIn,
+    make_model: Any,
+    wait_until: Any,
 ) -> None:
     controller, agent = lone_controller, start()
     hardware = wait_until("it is introduced", lambda: controller.node).hardware
@@ -66,12 +71,14 @@ def test_a_models_process_is_held_to_its_share_and_another_share_fails_no_reques
     assert told["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=8192M"
     (daemon,) = stand_in.running()
     assert daemon.environ()[PIPE] == told[PIPE]
-    for stub in before.children():
-        assert stub.environ()[SHARE] == "30"
+    (stub,) = (child for child in before.children() if child.name().startswith("triton"))
+    assert stub.environ()[SHARE] == "30"
+    machine.set(0, processes=f"{before.pid}:{2 << 30},{stub.pid}:{1 << 30},1:{5 << 30}")
+    wait_until("its memory on the card", lambda: controller.status("held").memory_bytes == 3 << 30)
     with asking_without_end(controller, "held") as errors:
         controller.want("held", digest, sm_percent=60)
         wait_until("the new share", lambda: controller.status("held").sm_percent == 60)
-        wait_until("the old one left", lambda: not agent.runs(before.pid))
+        wait_until("the old one left", lambda: len(agent.records) == 1)
     assert not errors
     assert agent.triton_of("held").environ()[SHARE] == "60"
     controller.want("held", digest)

@@ -129,7 +129,7 @@ def test_the_next_agent_replaces_a_daemon_that_does_not_answer(
     first.start()
     hung = daemon(stand_in)
     hung.suspend()
-    second = mps_of(limit_s=0.3)
+    second = mps_of(limit_s=2.0)
     second.start()
     assert not psutil.pid_exists(hung.pid) or hung.status() == psutil.STATUS_ZOMBIE
     assert second.environment(100)[PIPE] != first.environment(100)[PIPE]
@@ -202,9 +202,10 @@ def test_a_server_that_dies_is_a_fault(
 def test_a_daemon_that_hangs_is_killed_at_the_deadline(
     mps_of: Callable[..., Mps], stand_in: StandIn, clock: Time
 ) -> None:
-    mps = mps_of(limit_s=0.3)
+    mps = mps_of()
     mps.start()
     daemon(stand_in).suspend()
+    mps._call_limit_s = 0.3
     clock.now_s += 5
     mps.look_after()
     assert mps.trouble == "it didn't answer within 0.3 s"

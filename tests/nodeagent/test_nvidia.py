@@ -314,6 +314,7 @@ def test_a_card_that_cannot_be_held_is_shared_under_mps_all_the_same(
     assert said in warning
     assert one.ask("sm_shares") is True
     assert "3" not in one.values(0, "mode")
+    assert not one.mps.joinpath("compute_mode").exists(), "there is nothing to put back"
     one.ask("stop")
     assert "3" not in one.values(0, "mode")
 
@@ -397,6 +398,6 @@ def test_mps_is_started_anew_for_a_card_that_came_back(
         "MPS runs elsewhere",
         lambda: isinstance(now := one.ask("environment"), dict) and now != before,
     )
-    assert len(stand_in.running()) == 1
+    wait_until("one daemon", lambda: len(stand_in.running()) == 1)
     assert one.ask("problem") == ""
     one.ask("stop")

@@ -128,6 +128,11 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def family(pid: int) -> frozenset[int]:
+    """Give the pids of a process and all below it; none if it is gone."""
+    return frozenset(process.pid for process in _tree(pid))
+
+
 def resident_bytes(pid: int) -> int:
     """Give the resident memory of a process and all below it."""
     total = 0

@@ -97,10 +97,10 @@ class TritonProcess:
 
     def device_memory_bytes(self) -> int:
         """Give the memory it takes of the device that it runs on, as far as that is known."""
-        emulation = self._site.emulation
-        if emulation is not None:
-            return emulation.gpu.memory_used_bytes(self.record.pid) or 0
-        return self.memory_bytes()
+        held_bytes = self._site.accelerators.memory_used_bytes(self.record.pid)
+        if held_bytes is not None:
+            return held_bytes
+        return self.memory_bytes() if self._site.emulation is None else 0
 
     def demanded_cpu_s(self) -> float:
         """Give the CPU seconds it had or waited for so far, stubs included.

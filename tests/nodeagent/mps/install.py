@@ -39,12 +39,16 @@ class StandIn:
         return path.read_text().splitlines() if path.is_file() else []
 
     def running(self, name: str = "nvidia-cuda-mps") -> list[psutil.Process]:
-        """List its processes by the beginning of their name."""
+        """List its daemons and servers by the beginning of their name."""
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
-            program = Path(([*(process.info["cmdline"] or []), "", ""])[1])
-            alive = process.info["status"] != psutil.STATUS_ZOMBIE
-            if alive and program.parent == self.program.parent and program.name.startswith(name):
+            _, word, *flags = [*(process.info["cmdline"] or []), "", ""]
+            program = Path(word)
+            if program.parent != self.program.parent or not program.name.startswith(name):
+                continue
+            # Without a flag it passes a command on, and is gone.
+            asks = program == self.program and "-d" not in flags
+            if not asks and process.info["status"] != psutil.STATUS_ZOMBIE:
                 found.append(process)
         return found
 

@@ -57,7 +57,7 @@ class Machine:
     def __init__(self, folder: Path, library: Path | None, environment: dict[str, str]) -> None:
         self.file = folder / "machine"
         self.file.touch()
-        self._folder = folder
+        self.mps = folder / "mps"
         self.environment = {
             **environment,
             "NVML_MACHINE": str(self.file),
@@ -83,7 +83,7 @@ class Machine:
     def ask(self, word: str) -> Any:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "ask.py"), str(self._folder / "mps")],
+                [sys.executable, str(HERE / "ask.py"), str(self.mps)],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

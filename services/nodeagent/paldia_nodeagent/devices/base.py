@@ -36,6 +36,9 @@ class Accelerators(Protocol):
     def warnings(self) -> list[str]:
         """Say what doesn't work as it should and is no obstacle."""
 
+    def memory_used_bytes(self, pid: int) -> int | None:
+        """Give the memory of theirs that a Triton has; None if it has none or nobody knows."""
+
     def environment(self, sm_percent: int) -> Mapping[str, str]:
         """Give what a model's Triton needs in its environment to run on them.
 

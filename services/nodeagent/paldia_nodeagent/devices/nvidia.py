@@ -17,6 +17,7 @@ from pathlib import Path
 from paldia.api.v1 import types_pb2 as pb
 from paldia.core.errors import NotServableError
 from paldia.kit.observability import logger
+from paldia_nodeagent import processes
 from paldia_nodeagent.devices.card import Card
 from paldia_nodeagent.devices.cards import Cards
 from paldia_nodeagent.devices.exclusive import ExclusiveMode
@@ -111,6 +112,17 @@ class Gpus:
         if self._silence_s() > _SILENCE_MOST_S:
             return [pb.GpuUtilisation(uuid=card.uuid) for card in self._cards.all]
         return self._cards.loads
+
+    def memory_used_bytes(self, pid: int) -> int | None:
+        """Give the memory on the cards of a process and all below it; None if that is unknown."""
+        family = processes.family(pid) if self._cards.all else frozenset()
+        held = [
+            process.memory_bytes
+            for load in self.utilisation()
+            for process in load.processes.processes
+            if process.pid in family and process.HasField("memory_bytes")
+        ]
+        return sum(held) if held else None
 
     def _silence_s(self) -> float:
         return time.monotonic() - self._cards.sampled_s
