@@ -160,7 +160,8 @@ def _deploy_samples(stage: _Stage) -> None:
             )
         show(render.served(deployed))
     _heading(3, "what each kind of hardware can do, measured just now")
-    show(demo_show.measured([stage.client.explain(model) for model in SLO_S]))
+    explanations = [stage.client.explain(model) for model in SLO_S]
+    show(demo_show.measured(explanations), *demo_show.unable(explanations))
 
 
 def _classify_files(stage: _Stage) -> list[Classified]:

@@ -69,7 +69,12 @@ def deploy(client: Client) -> None:
             slo_latency_s=SLO_S,
             on_progress=lambda news: update(news.stage, news.detail, news.fraction),
         )
-    show(render.served(deployed), demo_show.measured([client.explain(MODEL)]))
+    explanations = [client.explain(MODEL)]
+    show(
+        render.served(deployed),
+        demo_show.measured(explanations),
+        *demo_show.unable(explanations),
+    )
 
 
 def drive(client: Client, frontend_address: str, trace: Path, duration_s: float) -> Emulated:

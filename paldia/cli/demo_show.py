@@ -12,7 +12,7 @@ from rich.table import Table
 
 from paldia.cli.demo_replay import Replayed, requests_per_second
 from paldia.cli.output import table
-from paldia.client import ClusterStatus, Decision, Explanation, Profile
+from paldia.client import ClusterStatus, Decision, Explanation
 from paldia.load.report import Report, Second
 
 _BAR_WIDTH = 30
@@ -32,36 +32,35 @@ class Classified:
 
 
 def measured(explanations: Sequence[Explanation]) -> Table:
-    """What was measured of each model on each kind of hardware."""
-    headings = ("MODEL", "HARDWARE", ">MS ALONE", ">REQ/S", ">LOAD S", ">MIB", "FAILURE")
+    """What was measured of each model, on the kinds of hardware that it runs on."""
     return table(
-        headings,
+        ("MODEL", "HARDWARE", ">MS ALONE", ">REQ/S", ">LOAD S", ">MIB"),
         [
-            (explanation.model.name, *_measured_row(profile))
+            (
+                explanation.model.name,
+                profile.hardware,
+                f"{profile.points[0].latency_s * 1e3:.1f}",
+                f"{requests_per_second(profile):.0f}",
+                f"{profile.load_s:.1f}",
+                f"{profile.memory_bytes / 2**20:.0f}",
+            )
             for explanation in explanations
             for profile in explanation.profiles
+            if profile.points
         ],
     )
 
 
-def _measured_row(profile: Profile) -> tuple[str, ...]:
-    if not profile.points:
-        return (
-            profile.hardware,
-            "-",
-            "-",
-            "-",
-            "-",
-            shorten(profile.failure, _FAILURE_WIDTH, placeholder=" ..."),
-        )
-    return (
-        profile.hardware,
-        f"{profile.points[0].latency_s * 1e3:.1f}",
-        f"{requests_per_second(profile):.0f}",
-        f"{profile.load_s:.1f}",
-        f"{profile.memory_bytes / 2**20:.0f}",
-        "",
-    )
+def unable(explanations: Sequence[Explanation]) -> list[str]:
+    """Say where each model can't run, and why it can't on the last of those kinds."""
+    lines = []
+    for explanation in explanations:
+        failed = [profile for profile in explanation.profiles if not profile.points]
+        if failed:
+            kinds = ", ".join(profile.hardware for profile in failed)
+            reason = shorten(failed[-1].failure, _FAILURE_WIDTH, placeholder=" ...")
+            lines.append(f"{explanation.model.name} doesn't run on {kinds}: {reason}")
+    return lines
 
 
 def files(found: Sequence[Classified]) -> Table:

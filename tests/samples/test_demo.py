@@ -1,5 +1,6 @@
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,6 +134,16 @@ def test_a_trace_too_short_lowers_the_rate_and_keeps_the_ramp(arrivals: int) -> 
     plan = plan_load(np.arange(float(arrivals)), Capacity("slow", 20.0), 30.0)
     assert len(plan.offsets_s) == arrivals - 1
     assert plan.last_rps == pytest.approx(3 * plan.first_rps)
+
+
+def test_the_tables_show_where_a_model_runs_and_a_line_where_it_does_not() -> None:
+    profiles = (_profile("fast", (1, 0.01)), _profile("odd"), _profile("old"))
+    seen = [SimpleNamespace(model=SimpleNamespace(name="m"), profiles=profiles)]
+    assert [row.split() for row in as_text(demo_show.measured(seen)).splitlines()] == [
+        ["MODEL", "HARDWARE", "MS", "ALONE", "REQ/S", "LOAD", "S", "MIB"],
+        ["m", "fast", "10.0", "100", "1.5", "64"],
+    ]
+    assert demo_show.unable(seen) == ["m doesn't run on odd, old: Triton's reason"]
 
 
 def test_the_report_has_the_promised_keys() -> None:
