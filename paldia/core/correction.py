@@ -37,8 +37,11 @@ def followed(ratio: float, seen: float, weight: float, step_most: float) -> floa
     The batch counts as no further off than `step_most` times the mean, up or down, nor than
     `RATIO_LIMIT`.
     """
-    low, high = ratio / step_most, min(ratio * step_most, RATIO_LIMIT)
-    return ratio + weight * (min(max(seen, low, 1 / RATIO_LIMIT), high) - ratio)
+    if seen > ratio:
+        bounded = min(seen, ratio * step_most, RATIO_LIMIT)
+    else:
+        bounded = max(seen, ratio / step_most, 1 / RATIO_LIMIT)
+    return ratio + weight * (bounded - ratio)
 
 
 @dataclass(frozen=True, slots=True)

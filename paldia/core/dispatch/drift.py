@@ -35,13 +35,10 @@ class Drift:
 
     def learn(self, observed_s: float, predicted_s: float) -> None:
         """Take a batch in that was done; `predicted_s`, above 0, is by the profile alone."""
-        self._set(followed(self.ratio, observed_s / predicted_s, WEIGHT, STEP_MOST))
+        ratio = followed(self.ratio, observed_s / predicted_s, WEIGHT, STEP_MOST)
+        self.ratio, self.factor = ratio, max(1.0, ratio)
 
     def fade(self, idle_s: float) -> None:
-        """Trust it less after so much more time without a batch."""
-        if self.ratio != 1.0:
-            self._set(1.0 + (self.ratio - 1.0) * math.exp(-idle_s / FADE_S))
-
-    def _set(self, ratio: float) -> None:
-        self.ratio = ratio
-        self.factor = max(1.0, ratio)
+        """Reckon with less delay after so much more time without a batch."""
+        if self.factor > 1.0:
+            self.ratio = self.factor = 1.0 + (self.factor - 1.0) * math.exp(-idle_s / FADE_S)
