@@ -130,3 +130,18 @@ async def test_failures_of_the_work_are_told_and_cancelling_ends_it() -> None:
         await begun.wait()
         doing.cancel()
         await ended.wait()
+
+
+async def test_a_node_that_is_silent_only_between_tries_is_given_up() -> None:
+    node = Node()
+    gate = Quiet(node.busy_s, patience_s=0.05, insists=False, on_wait=lambda _: None)
+
+    async def work() -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(node.serve, 0.0)
+            node.serve(1.0)
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError, match="serves requests"):
+            await gate.undisturbed(work)

@@ -18,6 +18,7 @@ Result = TypeVar("Result")
 BUSY_SHARE = 0.05
 """A node whose models compute for more than this share of the time serves."""
 LOOK_S = 0.25
+_DISTURBED = "the node serves requests, and measuring would slow them"
 
 
 class Quiet:
@@ -66,6 +67,9 @@ class Quiet:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             self._left_s -= time.monotonic() - began_s
+            if not self._insists and self._left_s <= 0:
+                # It may be silent whenever it is looked at, and never for long enough.
+                raise UnavailableError(_DISTURBED)
             # The next look is a long one: a moment later nothing would be seen.
             self._seen = None
 
@@ -87,7 +91,7 @@ class Quiet:
                 continue
             if self._insists:
                 break
-            raise UnavailableError("the node serves requests, and measuring would slow them")
+            raise UnavailableError(_DISTURBED)
         if waits:
             self._on_wait(False)
 
