@@ -6,6 +6,8 @@ AGAINST ?= HEAD
 # Where generated code goes; lint generates apart and compares.
 GENERATED ?= .
 GENERATED_CHECK := .venv-codegen/check
+# Processes that the tests are shared out to; most of them wait most of the time.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -27,8 +29,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt paldia/cli/preflight.py
 demo: setup  ## Serve two real models and an emulated one on a mixed cluster and replay a trace (STORE=etcd for etcd)
 	@$(BIN)/paldia demo --store $(STORE) --out out/demo
 
-test: setup  ## Run all tests
-	@$(BIN)/python -m pytest
+test: setup  ## Run all tests (WORKERS=1 for a machine that does much else)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup  ## Check style, types, layers and protos
 	$(BIN)/ruff check .

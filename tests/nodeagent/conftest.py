@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -283,6 +284,13 @@ def run_agent(
 
     poll_until(f"the agent is ready ({log})", announced)
     return Agent(process, data_dir, log)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: sockets are made in it, whose paths may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="paldia-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -389,8 +389,8 @@ def test_profile_says_why_it_failed_and_one_withdrawn_stops(
 
 
 def test_profile_keeps_to_its_latency_cap(controller: Any, node: Any, make_model: Any) -> None:
-    digest = controller.publish(make_model("capped", body="time.sleep(0.02 * len(x))"))
-    controller.ask_profile("capped", "capped", digest, latency_cap_s=0.03)
+    digest = controller.publish(make_model("capped", body="time.sleep(0.1 * len(x))"))
+    controller.ask_profile("capped", "capped", digest, latency_cap_s=0.19)
     sizes = [point.batch_size for point in controller.wait_profile("capped").profile.points]
     assert sizes == [1, 2]
     controller.withdraw_profile("capped")

@@ -203,7 +203,7 @@ def test_a_slowed_node_measures_slower_and_is_held_to_its_cores(
     busy = "t = time.thread_time()\n            while time.thread_time() - t < 0.02: pass"
     core = min(os.sched_getaffinity(0))
     latencies_s = {}
-    for slowdown in ("1", "2"):
+    for slowdown in ("1", "4"):
         controller = make_controller()
         digest = controller.publish(make_model("busy", body=busy))
         agent = launch_agent(
@@ -220,4 +220,4 @@ def test_a_slowed_node_measures_slower_and_is_held_to_its_cores(
         assert profile.demand[0].share > 0.3, "it keeps its only core busy"
         latencies_s[slowdown] = convert.seconds(profile.points[0].latency)
         assert agent.stop() == 0
-    assert latencies_s["2"] / latencies_s["1"] > 1.2
+    assert latencies_s["4"] / latencies_s["1"] > 1.2
