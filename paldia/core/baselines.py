@@ -10,7 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from paldia.core.errors import NotFoundError
+from paldia.core.errors import InvalidArgumentError, NotFoundError
+from paldia.core.profiles import Profile
 from paldia.core.sharing.prediction import SharingRule
 
 
@@ -58,6 +59,25 @@ class Policy:
         """Whether it knows that batches slow each other."""
         return self.sharing is not SharingRule.SPACE
 
+    @property
+    def is_told(self) -> bool:
+        """Whether it is told what can't be seen: what comes, or a trace's mean rate."""
+        return self.foresight or self.instant or self.sharing is SharingRule.FIXED
+
+    def linger_s(self, slo_s: float) -> float:
+        """Seconds that a batch of a model with that SLO waits for more to join it at most."""
+        return self.linger_share * slo_s
+
+    def slowdowns(self, profile: Profile, demand: float, lanes: int) -> tuple[float, ...]:
+        """Give the slowdown that it expects of each of 1, 2, ... `lanes` batches at once.
+
+        Args:
+            demand: share of the device that one batch takes.
+        """
+        if not self.sees_interference:
+            return (1.0,) * lanes
+        return tuple(float(profile.slowdown(count, demand)) for count in range(1, lanes + 1))
+
 
 PALDIA = Policy("paldia")
 POLICIES = (
@@ -72,6 +92,8 @@ POLICIES = (
     Policy("oracle-delay", foresight=True),
     Policy("oracle", foresight=True, instant=True),
 )
+LIVE_POLICIES = tuple(policy for policy in POLICIES if not policy.is_told)
+"""Those that can serve for real."""
 
 
 def policy_named(name: str) -> Policy:
@@ -85,3 +107,21 @@ def policy_named(name: str) -> Policy:
             return policy
     names = ", ".join(policy.name for policy in POLICIES)
     raise NotFoundError(f"no policy named {name!r}; there are {names}")
+
+
+def live_policy_named(name: str) -> Policy:
+    """Give the policy of that name, if it can serve for real.
+
+    Raises:
+        InvalidArgumentError: there is none, or it is told what can't be seen; the message lists
+            those that can.
+    """
+    for policy in LIVE_POLICIES:
+        if policy.name == name:
+            return policy
+    names = ", ".join(policy.name for policy in LIVE_POLICIES)
+    if any(policy.name == name for policy in POLICIES):
+        cause = f"policy {name!r} is told beforehand what comes, so it can only be simulated"
+    else:
+        cause = f"no policy named {name!r}"
+    raise InvalidArgumentError(f"{cause}; those that can serve are {names}")

@@ -233,7 +233,7 @@ class Planning:
             slo_unreachable=plan.slo_unreachable,
             late_yields=self._policy.late_yields,
             learns=self._policy.sees_interference,
-            linger_s=self._policy.linger_share * spec.slo.latency_s,
+            linger_s=self._policy.linger_s(spec.slo.latency_s),
         )
         processes = tuple(process for _, process in serving)
         if route != model.route or processes != model.processes:
@@ -254,8 +254,6 @@ class Planning:
         if lane and (lane.count, lane.batch_limit) == (assignment.lanes, assignment.batch):
             return lane
         demand = profile.demand_fraction(assignment.batch, assignment.sm_percent)
-        together = range(1, assignment.lanes + 1)
-        knows = self._policy.sees_interference
         process.lane = Lane(
             lane_id=process.lane_id,
             node_id=assignment.node_id,
@@ -264,9 +262,7 @@ class Planning:
             points=tuple(
                 (size, profile.latency_s(size, assignment.sm_percent)) for size, _ in profile.points
             ),
-            slowdowns=tuple(
-                float(profile.slowdown(count, demand)) if knows else 1.0 for count in together
-            ),
+            slowdowns=self._policy.slowdowns(profile, demand, assignment.lanes),
         )
         return process.lane
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import grpc
 import pytest
 from tritonclient.grpc import model_config_pb2
 
-from paldia.api import convert
+from paldia.api import convert, recording
 from paldia.api.v1 import control_pb2, routing_pb2, types_pb2
 
 
@@ -408,6 +409,38 @@ def test_a_port_others_can_reach_needs_consent(tmp_path: Path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert refused.returncode == 1
     assert "--insecure" in refused.stderr
+
+
+async def test_another_policy_decides_dispatches_and_is_recorded(
+    cluster: Any, slow: Any, fast: Any, frontend: Any, until: Any
+) -> None:
+    cluster.controller.stop()
+    cluster.controller.start("--policy", "infless-llama-perf")
+    cluster.join(slow, fast, frontend)
+    await cluster.deploy()
+    ready = await cluster.ready()
+    assert [placement.node_id for placement in ready.status.placements] == ["fast-0"]
+    route = await until(lambda: frontend.routes["m"].lanes and frontend.routes["m"], "a route")
+    assert (route.late_keep_turn, route.unteachable) == (True, True)
+    assert convert.seconds(route.linger) == convert.seconds(ready.serving.spec.slo.latency)
+    asked = control_pb2.GetDecisionRequest(name="m", with_step=True)
+    made = recording.unpacked((await cluster.call("GetDecision", asked)).step)
+    assert made.policy == "infless-llama-perf"
+    assert made.run_again() == made.outcome
+    under_paldia = replace(made, policy="paldia").run_again()
+    assert under_paldia.plan["m"].target != made.outcome.plan["m"].target
+
+
+def test_a_policy_that_must_know_what_comes_is_refused(tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("paldia-controller")),
+        *("--bind", "127.0.0.1:0", "--data-dir", str(tmp_path / "data"), "--policy", "oracle"),
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode == 1
+    assert "can only be simulated" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "data").exists(), "nothing is touched"
 
 
 def test_a_stop_is_clean(controller: Any) -> None:

@@ -15,6 +15,7 @@ from paldia_controller.views import Views
 
 from paldia.api import convert
 from paldia.api.v1 import agent_pb2, state_pb2, types_pb2
+from paldia.core.baselines import PALDIA, Policy, policy_named
 from paldia.core.errors import InvalidArgumentError
 from paldia.core.ledger import FORMER_MODELS, Energy, Ledger
 from paldia.core.observation import Assignment, ModelPlan
@@ -54,7 +55,10 @@ class World:
         self.state = State(store)
         self.clock = Clock()
         self.observer = Observer(self.state, self.clock)
-        self.views = Views(self.state, self.observer, Profiling())
+        self.views = self.under(PALDIA)
+
+    def under(self, policy: Policy) -> Views:
+        return Views(self.state, self.observer, Profiling(), policy)
 
     def store(self, table: Table[Message], name: str, message: Message) -> None:
         table.load(name, message.SerializeToString(), 1)
@@ -165,6 +169,27 @@ async def test_a_profile_stored_with_one_figure_for_all_sizes_still_routes(world
     world.node("n", "m")
     world.serve("m", on("n"))
     assert world.views.routes()["m"].lanes[0].slowdown == pytest.approx(1.8 * 1.1)
+
+
+async def test_a_route_tells_how_its_policy_dispatches(world: World) -> None:
+    world.node("n", "m")
+    world.serve("m", on("n"))
+    world.state.models.rows["m"].message.serving.spec.slo.latency.FromMilliseconds(200)
+    told = {
+        name: world.under(policy_named(name)).routes()["m"]
+        for name in ("paldia", "molecule-cost", "infless-llama-cost")
+    }
+    ways = {
+        name: (it.late_keep_turn, it.unteachable, convert.seconds(it.linger))
+        for name, it in told.items()
+    }
+    assert ways == {
+        "paldia": (False, False, 0.0),
+        "molecule-cost": (True, False, 0.0),
+        "infless-llama-cost": (True, True, 0.2),
+    }
+    assert told["paldia"].lanes[0].slowdowns == pytest.approx([1.0, 1.2 * 1.1])
+    assert told["infless-llama-cost"].lanes[0].slowdowns == [1.0, 1.0]
 
 
 async def test_a_nodes_cost_goes_to_the_models_by_their_predicted_use(world: World) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from paldia.core import engine
-from paldia.core.baselines import POLICIES, policy_named
+from paldia.core.baselines import LIVE_POLICIES, POLICIES, Policy, live_policy_named, policy_named
 from paldia.core.config import PolicyConfig
-from paldia.core.errors import NotFoundError
+from paldia.core.errors import InvalidArgumentError, NotFoundError
 from paldia.core.observation import DemandView, ModelView, NodeView, Observation
 from paldia.core.profiles import Profile
 from paldia.core.types import Hardware, Model, NodeState, Slo
@@ -53,3 +55,30 @@ def test_names_are_told_apart() -> None:
     assert len({policy.name for policy in POLICIES}) == len(POLICIES) == len(set(POLICIES))
     with pytest.raises(NotFoundError, match="there are molecule-cost, molecule-perf"):
         policy_named("moleculecost")
+
+
+@pytest.mark.parametrize("policy", LIVE_POLICIES)
+def test_one_that_can_serve_is_told_nothing(policy: Policy) -> None:
+    assert live_policy_named(policy.name) is policy
+    assert not policy.foresight
+    assert not policy.instant
+
+
+@pytest.mark.parametrize("name", ["oracle", "oracle-delay", "static-lanes"])
+def test_one_that_is_told_what_comes_can_not_serve(name: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"only be simulated.*molecule-cost.*paldia$"):
+        live_policy_named(name)
+
+
+def test_a_name_that_is_none_lists_only_those_that_can_serve() -> None:
+    with pytest.raises(InvalidArgumentError, match="no policy named 'moleculecost'") as refused:
+        live_policy_named("moleculecost")
+    assert "oracle" not in str(refused.value)
+
+
+def test_one_that_is_blind_to_interference_expects_none() -> None:
+    profile = Profile(((1, 0.1), (4, 0.2)), 1.0, 1 << 30)
+    seen = policy_named("paldia").slowdowns(profile, 0.8, 3)
+    assert seen[0] == 1.0
+    assert all(after > before for before, after in pairwise(seen))
+    assert policy_named("infless-llama-perf").slowdowns(profile, 0.8, 3) == (1.0, 1.0, 1.0)

@@ -15,7 +15,11 @@ from paldia.core.dispatch.types import Dispatch
 
 
 def route(
-    model: str = "m", end: str = "n:1", correction: float = 1.0, latency_s: float = 0.1
+    model: str = "m",
+    end: str = "n:1",
+    correction: float = 1.0,
+    latency_s: float = 0.1,
+    **fields: Any,
 ) -> Route:
     lane = routing_pb2.Lane(
         node_id="n",
@@ -37,6 +41,7 @@ def route(
             slo=types_pb2.Slo(latency=convert.duration(1.0), share=0.99),
             lanes=[lane],
             model_config=model_config_pb2.ModelConfig(max_batch_size=8).SerializeToString(),
+            **fields,
         )
     )
 
@@ -146,3 +151,12 @@ def test_a_route_without_an_artifact_tells_nothing() -> None:
     played.start(1, 1.0, bare)
     played.end(1, 1.1)
     assert played.ratios == []
+
+
+def test_where_nothing_is_to_be_learned_nothing_is_counted() -> None:
+    stubborn = route(unteachable=True)
+    played = Played(stubborn)
+    played.start(1, 1.0, stubborn)
+    played.end(1, 1.15)
+    assert played.ratios == []
+    assert [*played.checks.counted("m")] == []

@@ -285,6 +285,14 @@ def test_route_with_odd_lanes_is_made_sense_of():
     assert made.state is RouteState.READY
 
 
+def test_a_route_says_how_to_dispatch():
+    plain = route_from_proto(route(config())).plan
+    assert (plain.late_yields, plain.linger_s, plain.learns) == (True, 0.0, True)
+    told = {"late_keep_turn": True, "linger": duration(0.2), "unteachable": True}
+    other = route_from_proto(route(config(), **told)).plan
+    assert (other.late_yields, other.linger_s, other.learns) == (False, 0.2, False)
+
+
 def test_route_without_sense_is_a_failed_one():
     for broken in (route(slo=types_pb2.Slo()), route(model_config=b"\xff\xff")):
         made = route_from_proto(broken)

@@ -5,6 +5,7 @@ Between a frontend and the controller."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -239,6 +240,9 @@ class ModelRoute(_message.Message):
     ON_OVERLOAD_FIELD_NUMBER: _builtins.int
     LANES_FIELD_NUMBER: _builtins.int
     MODEL_CONFIG_FIELD_NUMBER: _builtins.int
+    LATE_KEEP_TURN_FIELD_NUMBER: _builtins.int
+    LINGER_FIELD_NUMBER: _builtins.int
+    UNTEACHABLE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     generation: _builtins.int
     state: Global___RouteState.ValueType
@@ -247,10 +251,18 @@ class ModelRoute(_message.Message):
     on_overload: _types_pb2.OverloadPolicy.ValueType
     model_config: _builtins.bytes
     """Serialized inference.ModelConfig as completed by Triton."""
+    late_keep_turn: _builtins.bool
+    """What another policy than PALDIA's has frontends do otherwise: the late don't let others
+    pass, a batch that isn't full waits so long at most for more to join it, and how long
+    batches take teaches nothing.
+    """
+    unteachable: _builtins.bool
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
     def lanes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lane]: ...
+    @_builtins.property
+    def linger(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -263,10 +275,13 @@ class ModelRoute(_message.Message):
         on_overload: _types_pb2.OverloadPolicy.ValueType = ...,
         lanes: _abc.Iterable[Global___Lane] | None = ...,
         model_config: _builtins.bytes = ...,
+        late_keep_turn: _builtins.bool = ...,
+        linger: _duration_pb2.Duration | None = ...,
+        unteachable: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["slo", b"slo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["linger", b"linger", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "lanes", b"lanes", "model", b"model", "model_config", b"model_config", "on_overload", b"on_overload", "reason", b"reason", "slo", b"slo", "slo_unreachable", b"slo_unreachable", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "lanes", b"lanes", "late_keep_turn", b"late_keep_turn", "linger", b"linger", "model", b"model", "model_config", b"model_config", "on_overload", b"on_overload", "reason", b"reason", "slo", b"slo", "slo_unreachable", b"slo_unreachable", "state", b"state", "unteachable", b"unteachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

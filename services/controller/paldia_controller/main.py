@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from paldia.api.v1 import (
     routing_pb2,
     routing_pb2_grpc,
 )
+from paldia.core.baselines import LIVE_POLICIES, PALDIA, live_policy_named
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import InvalidArgumentError, UnavailableError
 from paldia.kit import lifecycle
@@ -64,6 +66,11 @@ class Settings(ServiceSettings):
         default=Path(".paldia/controller"), description="folder for artifacts and embedded state"
     )
     tick_s: float = Field(default=1.0, gt=0, description="seconds between planning steps")
+    policy: str = Field(
+        default=PALDIA.name,
+        description="what decides: paldia, or for comparison one of "
+        + ", ".join(policy.name for policy in LIVE_POLICIES if policy is not PALDIA),
+    )
     peak_quantile: float = Field(
         default=PolicyConfig().peak_quantile,
         gt=0,
@@ -122,6 +129,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         UnavailableError: the port is taken, or the store can't be used.
     """
     clock = SystemClock()
+    policy = live_policy_named(settings.policy)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     server = RpcServer(settings.bind, insecure=settings.insecure)
     store = open_store(settings)
@@ -140,8 +148,17 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         config=config,
         clock=clock,
     )
-    views = Views(state, observer, profiling)
-    planner = Planner(state, observer, profiling, provisioning, views, config=config, clock=clock)
+    views = Views(state, observer, profiling, policy)
+    planner = Planner(
+        state,
+        observer,
+        profiling,
+        provisioning,
+        views,
+        config=config,
+        policy=policy,
+        clock=clock,
+    )
     artifacts = Artifacts(settings.data_dir / "artifacts")
     streams = Streams(state, observer, views, stop)
     control = ControlService(
@@ -163,24 +180,33 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         planner.restore()
         provisioning.restore()
         address = await server.start(names)
-        logger().info("controller.serving", address=address, store=store.kind)
+        logger().info("controller.serving", address=address, store=store.kind, policy=policy.name)
         lifecycle.announce_ready(settings.ready_file, {"grpc": address})
-        planning = asyncio.create_task(planner.run(stop, settings.tick_s))
-        forgetting = asyncio.create_task(Retention(state, artifacts, clock).run(stop))
-        # Each of these ends early only by an error, which must not pass unseen.
-        tasks = {planning, forgetting, follower}
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        stop.set()
-        await server.stop(GRACE_S)
-        if follower.done():
-            await follower
-        await asyncio.gather(planning, forgetting)
+        loops = planner.run(stop, settings.tick_s), Retention(state, artifacts, clock).run(stop)
+        await _run(loops, follower, server, stop)
     finally:
         await provisioning.close()
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
         await store.close()
     logger().info("controller.stopped")
+
+
+async def _run(
+    loops: Iterable[Coroutine[None, None, None]],
+    follower: asyncio.Task[None],
+    server: RpcServer,
+    stop: asyncio.Event,
+) -> None:
+    """Let loops run until `stop`; an error that ends one, or the follower, ends all."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    # Each ends early only by an error, which must not pass unseen.
+    await asyncio.wait({*tasks, follower}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await server.stop(GRACE_S)
+    if follower.done():
+        await follower
+    await asyncio.gather(*tasks)
 
 
 def _add_services(

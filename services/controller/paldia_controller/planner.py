@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from paldia.api.recording import Recording
 from paldia.api.v1 import agent_pb2, state_pb2, types_pb2
 from paldia.core import engine
-from paldia.core.baselines import PALDIA
+from paldia.core.baselines import Policy
 from paldia.core.config import PolicyConfig
 from paldia.core.errors import ConflictError, UnavailableError
 from paldia.core.ledger import Ledger
@@ -49,6 +49,7 @@ class Planner:
         views: Views,
         *,
         config: PolicyConfig,
+        policy: Policy,
         clock: Clock,
     ) -> None:
         self._state = state
@@ -57,6 +58,7 @@ class Planner:
         self._provisioning = provisioning
         self._views = views
         self._config = config
+        self._policy = policy
         self._clock = clock
         self._saved_s = 0.0
         self.memory: Memory = {}
@@ -106,8 +108,8 @@ class Planner:
         await self._keep_machines()
         await self._advance_rollouts()
         observation = self._observer.observe()
-        step = engine.step(observation, self.memory, self._config, PALDIA)
-        made = Recording(observation, self.memory, self._config, PALDIA.name, step)
+        step = engine.step(observation, self.memory, self._config, self._policy)
+        made = Recording(observation, self.memory, self._config, self._policy.name, step)
         changes = plan_changes(self._state, observation.plan, step)
         self._keep_latest(step)
         remembered, self.memory = step.memory, self._unless_saving(step)

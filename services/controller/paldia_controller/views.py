@@ -11,6 +11,7 @@ from tritonclient.grpc import model_config_pb2
 
 from paldia.api import convert, machines
 from paldia.api.v1 import agent_pb2, routing_pb2, state_pb2, types_pb2
+from paldia.core.baselines import PALDIA, Policy
 from paldia.core.ledger import Energy, Ledger
 from paldia.core.types import NodeState
 from paldia_controller import billing, encoding, rollout
@@ -23,10 +24,13 @@ from paldia_controller.state import State, profile_key
 class Views:
     """What follows from the state, the reports and the measurements under way."""
 
-    def __init__(self, state: State, observer: Observer, profiling: Profiling) -> None:
+    def __init__(
+        self, state: State, observer: Observer, profiling: Profiling, policy: Policy = PALDIA
+    ) -> None:
         self._state = state
         self._observer = observer
         self._profiling = profiling
+        self._policy = policy
         self._routes: dict[str, routing_pb2.ModelRoute] = {}
         self._routes_of: tuple[int, int] | None = None
         self._rates: dict[str, float] = {}
@@ -67,6 +71,8 @@ class Views:
             generation=revision.generation,
             slo=revision.spec.slo,
             on_overload=revision.spec.on_overload,
+            late_keep_turn=not self._policy.late_yields,
+            unteachable=not self._policy.sees_interference,
         )
         if not model.HasField("serving"):
             if model.HasField("candidate"):
@@ -76,6 +82,9 @@ class Views:
                 route.state = routing_pb2.ROUTE_STATE_FAILED
                 route.reason = model.last_failure.reason
             return route
+        linger_s = self._policy.linger_s(convert.seconds(route.slo.latency))
+        if linger_s:
+            route.linger.CopyFrom(convert.duration(linger_s))
         config = self._state.configs.get(revision.spec.artifact_digest)
         route.model_config = _named(config.model_config, model.name) if config else b""
         plan = self._state.plans.get(model.name)
@@ -134,9 +143,7 @@ class Views:
                 lane.points.add(batch_size=batch, latency=latency)
             lane.correction = self._observer.knowledge.applied(key)
             demand = profile.demand_fraction(max(1, lane.batch_size), sm_percent)
-            lane.slowdowns.extend(
-                float(profile.slowdown(batches, demand)) for batches in range(1, lane.count + 1)
-            )
+            lane.slowdowns.extend(self._policy.slowdowns(profile, demand, lane.count))
             lane.slowdown = lane.slowdowns[-1]
         return lane
 

@@ -74,7 +74,9 @@ class Checks:
     def take_route(self, route: Route) -> None:
         """Go by these figures for batches that start from now on."""
         for lane in route.plan.lanes:
-            source = route.sources.get(lane.lane_id, Source("", 1.0))
+            # Without a source nothing is counted: what isn't to be learned here isn't elsewhere.
+            known = route.sources if route.plan.learns else {}
+            source = known.get(lane.lane_id, Source("", 1.0))
             clock = self._lanes.get(lane.lane_id)
             if clock is None:
                 self._lanes[lane.lane_id] = _Clock(lane, source)

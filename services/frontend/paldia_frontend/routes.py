@@ -103,6 +103,9 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
             slo=convert.slo_from_proto(message.slo),
             on_overload=convert.overload_from_proto(message.on_overload),
             slo_unreachable=message.slo_unreachable,
+            late_yields=not message.late_keep_turn,
+            linger_s=max(0.0, convert.seconds(message.linger)),
+            learns=not message.unteachable,
         )
         config = model_config_pb2.ModelConfig()
         config.ParseFromString(message.model_config)
