@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-simulator \
-	bench-catalog
+	bench-catalog bench-fidelity
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -78,3 +78,6 @@ bench-simulator: setup  ## Time the simulator, and show that memory does not gro
 
 bench-catalog: setup  ## Show how far off the catalog's rules are
 	$(BIN)/python -m bench.catalog
+
+bench-fidelity: setup  ## Play the same requests live and in the simulator, in 40 minutes on a quiet machine
+	$(BIN)/python -m bench.fidelity

@@ -40,7 +40,7 @@ def scenario(cell: Cell) -> Scenario:
         NotFoundError: there is no such workload.
     """
     names = list(catalog.workloads()) if cell.workload == ALL else [cell.workload]
-    trace = _trace(cell.trace, cell.full, cell.seed)
+    trace = evaluation_trace(cell.trace, full=cell.full, seed=cell.seed)
     models = []
     for index, name in enumerate(names):
         profiles = catalog.workloads()[name].profiles
@@ -66,8 +66,8 @@ def scenario(cell: Cell) -> Scenario:
 
 
 @lru_cache(maxsize=64)
-def reference_rps(profile: Profile) -> float:
-    """Give X of one device at its best feasible (b, k).
+def reference_rps(profile: Profile, slo_s: float = SLO_S) -> float:
+    """Give X of one device, in requests per second, at its best feasible (b, k).
 
     Feasible is what keeps the SLO for a request that just misses a batch and has to wait for
     the next: two batches, slowed by their co-runners, within the margin.
@@ -80,13 +80,14 @@ def reference_rps(profile: Profile) -> float:
             slowed_s = profile.latency_s(batch) * float(
                 profile.slowdown(lanes, profile.demand_fraction(batch))
             )
-            if 2 * slowed_s <= config.margin * SLO_S:
+            if 2 * slowed_s <= config.margin * slo_s:
                 best = max(best, float(throughput(way)))
     return best
 
 
 @lru_cache(maxsize=16)
-def _trace(name: str, full: bool, seed: int) -> Trace:
+def evaluation_trace(name: str, *, full: bool, seed: int) -> Trace:
+    """Give a trace of the evaluation: the slice, or as much as the full form plays."""
     if name == "azure-bursty":
         whole = open_trace(str(DATA / "azure_functions_2019.csv"), seed=seed)
     elif name == "wikipedia":

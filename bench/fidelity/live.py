@@ -1,0 +1,204 @@
+"""A case for real: a cluster on this machine, the model deployed and measured, requests sent.
+
+What can be measured once is: a cluster's folder with all profiles in it is kept, and each case
+starts from a copy, so that none knows what another one played.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferInput
+
+from bench.fidelity.cases import LEAD_S, Case, arrivals
+from bench.fidelity.played import Played
+from bench.fidelity.simulated import Found, Known
+from bench.paper.scenarios import reference_rps
+from paldia.api import convert, machines
+from paldia.api.v1 import control_pb2, control_pb2_grpc
+from paldia.cli import samples
+from paldia.cli.cluster import LocalCluster
+from paldia.cli.demo_files import features_of, select_files
+from paldia.cli.demo_sentences import SENTENCES, SentenceReader
+from paldia.client import Client
+from paldia.core.baselines import PALDIA
+from paldia.core.errors import ExpiredError, UnavailableError
+from paldia.core.profiles import Profile
+from paldia.load.replay import ANSWERED, replay
+from paldia.sim.scenario import Times
+
+DEADLINE_S = 30.0
+"""Long past any SLO: a late answer is to be seen, not cut off."""
+NODES_LIMIT_S = 30.0
+PROBES = 40
+PROBE_EVERY_S = 0.25
+"""Requests that are sent one by one to see what they take beyond their batches: so slowly that no
+planner thinks much of them."""
+TOKENS = 128
+REPOSITORY = Path(__file__).parents[2]
+
+Tell = Callable[[str], None]
+Payloads = Sequence[Sequence[InferInput]]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A case played for real, with all that the simulator needs to play it.
+
+    Attributes:
+        times: when requests were due, in seconds from the lead's start.
+    """
+
+    played: Played
+    times: Times
+    found: Found
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What a case talks to."""
+
+    frontend: str
+    client: Client
+    stub: control_pb2_grpc.ControlServiceStub
+
+
+def measure(case: Case, folder: Path, tell: Tell) -> None:
+    """Leave in a folder a cluster that has measured a case's model on all its machines.
+
+    Args:
+        case: one of those with this model and these machines.
+        folder: where; it must not be there yet.
+        tell: told what is being done.
+    """
+    samples.prepare()
+    with _stage(case, folder, PALDIA.name) as stage:
+        tell("deploying")
+        stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
+        tell("measuring")
+        stage.client.profile(case.model)
+        stage.client.undeploy(case.model)
+
+
+def play(case: Case, measured: Path, played_s: float, tell: Tell) -> Live:
+    """Play a case; everything is stopped at the end.
+
+    Args:
+        case: the case.
+        measured: a folder that `measure` left.
+        played_s: the time after the lead that is compared.
+        tell: told what is being done.
+    """
+    with tempfile.TemporaryDirectory(prefix="paldia-fidelity-") as parent:
+        folder = Path(parent) / "cluster"
+        shutil.copytree(measured, folder)
+        with _stage(case, folder, case.policy) as stage:
+            tell("deploying")
+            stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
+            tell("sending requests one by one")
+            found = _find(case, stage)
+            capacity = reference_rps(found.profiles[case.reference], case.slo_s)
+            times = arrivals(case, capacity, played_s)
+            tell(f"playing {len(times)} requests")
+            return Live(asyncio.run(_send(case, times, played_s, stage)), times, found)
+
+
+@contextmanager
+def _stage(case: Case, folder: Path, policy: str) -> Iterator[_Stage]:
+    # Nothing is measured in idle time while a case is played.
+    flags = {"controller": ("--policy", policy, "--idle-s", "3600")}
+    with (
+        LocalCluster(folder, nodes=case.nodes, flags=flags) as cluster,
+        Client(cluster.controller_address) as client,
+        grpc.insecure_channel(cluster.controller_address) as channel,
+    ):
+        deadline_s = time.monotonic() + NODES_LIMIT_S
+        while len(client.nodes()) < len(case.nodes):
+            if time.monotonic() > deadline_s:
+                raise ExpiredError(
+                    f"not all of {len(case.nodes)} nodes connected in {NODES_LIMIT_S:g} s; see "
+                    f"the logs in {folder / 'logs'}"
+                )
+            time.sleep(0.1)
+        stub = control_pb2_grpc.ControlServiceStub(channel)
+        yield _Stage(cluster.frontend_address, client, stub)
+
+
+def _find(case: Case, stage: _Stage) -> Found:
+    answer = stage.stub.ExplainModel(control_pb2.ExplainModelRequest(name=case.model, limit=1))
+    told = {each.hardware: convert.profile_from_proto(each) for each in answer.profiles}
+    profiles = {kind: profile for kind, profile in told.items() if profile is not None}
+    listed = stage.stub.ListNodes(control_pb2.ListNodesRequest()).nodes
+    nodes = {node.id: machines.hardware_from_proto(node.hardware) for node in listed}
+    by_node = {node_id: profiles[hardware.name] for node_id, hardware in nodes.items()}
+    times = np.arange(PROBES) * PROBE_EVERY_S
+    overhead_s = asyncio.run(_overhead_s(case, times, by_node, stage))
+    return Found(profiles, nodes, Known(times, PROBES * PROBE_EVERY_S), overhead_s)
+
+
+async def _overhead_s(
+    case: Case, times: Times, profiles: dict[str, Profile], stage: _Stage
+) -> float:
+    """Give what a request that nobody else is beside takes beyond its batch, in the median."""
+    outcomes = await replay(
+        stage.frontend, case.model, _payloads(case.model), times.tolist(), deadline_s=DEADLINE_S
+    )
+    beyond_s = [
+        it.latency_s - profiles[str(it.tags["paldia_node"])].latency_s(1)
+        for it in outcomes
+        if it.code == ANSWERED
+    ]
+    if not beyond_s:
+        raise UnavailableError(f"no request to {case.model} was answered: {outcomes[0].code}")
+    return max(0.0, float(np.median(beyond_s)))
+
+
+async def _send(case: Case, times: Times, played_s: float, stage: _Stage) -> Played:
+    async def spent_usd(at_s: float) -> float:
+        await asyncio.sleep(at_s)
+        return (await asyncio.to_thread(stage.client.status)).cost_usd
+
+    costs = [asyncio.create_task(spent_usd(at_s)) for at_s in (LEAD_S, LEAD_S + played_s)]
+    outcomes = await replay(
+        stage.frontend, case.model, _payloads(case.model), times.tolist(), deadline_s=DEADLINE_S
+    )
+    before_usd, after_usd = await asyncio.gather(*costs)
+    compared = [outcome for outcome in outcomes if outcome.intended_s >= LEAD_S]
+    return Played(
+        np.array([it.latency_s if it.code == ANSWERED else np.nan for it in compared]),
+        [str(it.tags.get("paldia_node", "")) for it in compared],
+        after_usd - before_usd,
+    )
+
+
+def _payloads(model: str) -> Payloads:
+    """Give inputs of one request each."""
+    if model == "magika":
+        paths = select_files(REPOSITORY)
+        return [
+            [_tensor("bytes", features, "INT32")]
+            for path in paths
+            if (features := features_of(path)) is not None
+        ]
+    if model == "minilm":
+        reader = SentenceReader(samples.FOLDER / "minilm-tokenizer" / "tokenizer.json")
+        return [reader.inputs_of(sentence) for sentence in SENTENCES]
+    ids = np.ones(TOKENS, np.int64)
+    return [[_tensor("input_ids", ids, "INT64"), _tensor("attention_mask", ids, "INT64")]]
+
+
+def _tensor(
+    name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], kind: str
+) -> InferInput:
+    tensor = InferInput(name, [1, len(values)], kind)
+    tensor.set_data_from_numpy(values[np.newaxis])
+    return tensor
