@@ -7,6 +7,7 @@ starts from a copy, so that none knows what another one played.
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import tempfile
 import time
@@ -33,6 +34,7 @@ from paldia.client import Client
 from paldia.core.baselines import PALDIA
 from paldia.core.errors import ExpiredError, UnavailableError
 from paldia.core.profiles import Profile
+from paldia.core.types import Hardware
 from paldia.load.replay import ANSWERED, replay
 from paldia.sim.scenario import Times
 
@@ -103,13 +105,20 @@ def play(case: Case, measured: Path, played_s: float, tell: Tell) -> Live:
         shutil.copytree(measured, folder)
         with _stage(case, folder, case.policy) as stage:
             tell("deploying")
+            deployed_s = time.monotonic()
             stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
-            tell("sending requests one by one")
-            found = _find(case, stage)
-            capacity = reference_rps(found.profiles[case.reference], case.slo_s)
+            profiles, nodes = _profiles(case, stage), _nodes(stage)
+            capacity = reference_rps(profiles[case.reference], case.slo_s)
             times = arrivals(case, capacity, played_s)
+            tell("sending requests one by one")
+            probed_s = np.arange(PROBES) * PROBE_EVERY_S
+            probing_s = time.monotonic() - deployed_s
+            by_node = {node_id: profiles[hardware.name] for node_id, hardware in nodes.items()}
+            overhead_s = asyncio.run(_overhead_s(case, probed_s, by_node, stage))
+            before = Known(probing_s + probed_s, math.ceil(time.monotonic() - deployed_s))
             tell(f"playing {len(times)} requests")
-            return Live(asyncio.run(_send(case, times, played_s, stage)), times, found)
+            played = asyncio.run(_send(case, times, played_s, stage))
+            return Live(played, times, Found(profiles, nodes, before, overhead_s))
 
 
 @contextmanager
@@ -133,16 +142,15 @@ def _stage(case: Case, folder: Path, policy: str) -> Iterator[_Stage]:
         yield _Stage(cluster.frontend_address, client, stub)
 
 
-def _find(case: Case, stage: _Stage) -> Found:
+def _profiles(case: Case, stage: _Stage) -> dict[str, Profile]:
     answer = stage.stub.ExplainModel(control_pb2.ExplainModelRequest(name=case.model, limit=1))
     told = {each.hardware: convert.profile_from_proto(each) for each in answer.profiles}
-    profiles = {kind: profile for kind, profile in told.items() if profile is not None}
+    return {kind: profile for kind, profile in told.items() if profile is not None}
+
+
+def _nodes(stage: _Stage) -> dict[str, Hardware]:
     listed = stage.stub.ListNodes(control_pb2.ListNodesRequest()).nodes
-    nodes = {node.id: machines.hardware_from_proto(node.hardware) for node in listed}
-    by_node = {node_id: profiles[hardware.name] for node_id, hardware in nodes.items()}
-    times = np.arange(PROBES) * PROBE_EVERY_S
-    overhead_s = asyncio.run(_overhead_s(case, times, by_node, stage))
-    return Found(profiles, nodes, Known(times, PROBES * PROBE_EVERY_S), overhead_s)
+    return {node.id: machines.hardware_from_proto(node.hardware) for node in listed}
 
 
 async def _overhead_s(

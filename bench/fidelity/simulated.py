@@ -39,7 +39,7 @@ class Found:
     Attributes:
         profiles: as measured, by kind of hardware.
         nodes: the machines as they reported themselves.
-        before: requests that were sent before the lead.
+        before: requests since the model was deployed, until the lead: all that there ever were.
         overhead_s: what a request takes beyond its batch while nobody else is there: the way
             from the caller to the batch and back, of which the simulator knows nothing.
     """
@@ -87,7 +87,9 @@ def simulate(case: Case, times: Times, played_s: float, found: Found) -> Played:
     model = Model(case.model, DIGEST, Slo(case.slo_s))
     spec = SimModel(model, found.profiles, Known(times, duration_s), history=found.before)
     answers = _Answers()
-    scenario = Scenario((spec,), found.nodes, duration_s)
+    # No longer than the live cluster has the planner seen silence, and learned from it.
+    warmup_s = found.before.duration_s
+    scenario = Scenario((spec,), found.nodes, duration_s, warmup_s=warmup_s)
     timeline = run(scenario, policy_named(case.policy), sink=answers).timeline
     from_row = round(LEAD_S / timeline.interval_s)
     cost_usd = float(timeline.usd_per_hour[from_row:].sum()) * timeline.interval_s / 3600

@@ -81,7 +81,7 @@ def played(*times: float, overhead_s: float = 0.0) -> Played:
     """Simulate requests at these times after the lead, after three in it."""
     case = replace(CASES["magika-cpu"], slo_s=2.0)
     nodes = {"cpu": Hardware("cpu", 3600.0, 8 << 30, cores=1)}
-    found = Found({"cpu": PROFILE}, nodes, Known(np.zeros(0), 1.0), overhead_s)
+    found = Found({"cpu": PROFILE}, nodes, Known(np.zeros(0), 20.0), overhead_s)
     every = np.array([1.0, 2.0, 3.0, *(LEAD_S + at_s for at_s in times)])
     return simulate(case, every, 10.0, found)
 
