@@ -7,6 +7,7 @@ time to be measured. The report is written after each case.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = ", ".join(case.name for case in cases())
         print(f"no case has {options.only!r} in its name; there are {names}", file=sys.stderr)
         return 2
+    # Ended that way, too, it stops all that it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     rows: list[dict[str, Any]] = []
     sides: list[Sides] = []
