@@ -465,10 +465,14 @@ def test_a_removed_model_leaves_the_plan(world: World) -> None:
     assert world.plan == {}
 
 
-def test_without_nodes_nothing_is_placed_and_the_reason_is_given() -> None:
-    decision = World({}, {"m": model()}).step(m=1)["m"]
-    assert decision.action is Action.UNPLACED
-    assert "no node" in decision.reason
+@pytest.mark.parametrize("names", [["m"], ["m", "n", "o"]])
+def test_without_nodes_nothing_is_placed_and_the_reason_is_given(names: list[str]) -> None:
+    world = World({}, {name: model(name) for name in names})
+    decisions = world.step(**dict.fromkeys(names, 1.0))
+    assert decisions.keys() == set(names)
+    for decision in decisions.values():
+        assert decision.action is Action.UNPLACED
+        assert "no node" in decision.reason
 
 
 @settings(max_examples=60, deadline=None)

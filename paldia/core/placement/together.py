@@ -100,7 +100,7 @@ class Options:
 def packed(questions: Sequence[Question], fleet: Fleet, config: PolicyConfig) -> list[Question]:
     """Give each question the hint where to go; those that fit nowhere get none."""
     able = [question for question in questions if not question.memory.avoid]
-    if len(able) < 2:
+    if len(able) < 2 or not fleet.hardware:
         return list(questions)
     options = [Options(question, fleet) for question in able]
     room = room_of(fleet, config)
