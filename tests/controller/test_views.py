@@ -76,11 +76,9 @@ class World:
         self.store(self.state.profiles, profile_key(digest, "gpu"), profile)
 
     def rates(self, **rates: float) -> None:
-        memories = [
-            state_pb2.StoredMemory(model=model, requests_per_second=rate)
-            for model, rate in rates.items()
-        ]
-        self.store(self.state.planner, "state", state_pb2.StoredPlanner(memories=memories))
+        for model, rate in rates.items():
+            memory = state_pb2.StoredMemory(model=model, requests_per_second=rate)
+            self.store(self.state.memories, model, memory)
 
     def node(
         self,

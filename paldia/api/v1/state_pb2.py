@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paldia.api.v1 import types_pb2 as paldia_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paldia/api/v1/state.proto\x12\rpaldia.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"\xc9\x01\n\nStoredPlan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12(\n\x06target\x18\x03 \x03(\x0b\x32\x18.paldia.api.v1.Placement\x12*\n\x08retiring\x18\x04 \x03(\x0b\x32\x18.paldia.api.v1.Placement\x12\x17\n\x0fslo_unreachable\x18\x05 \x01(\x08\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\nStoredNode\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\"\xfe\x02\n\x0fStoredProvision\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.paldia.api.v1.ProvisionPhase\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08hardware\x18\x03 \x01(\x0b\x32\x17.paldia.api.v1.Hardware\x12(\n\x04\x64one\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05tries\x18\x05 \x01(\x05\x12)\n\x05retry\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cunused_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\x05\x12/\n\x0b\x61void_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\n \x01(\t\"$\n\x0cStoredConfig\x12\x14\n\x0cmodel_config\x18\x01 \x01(\x0c\"\x8d\x01\n\rStoredPlanner\x12-\n\x08memories\x18\x01 \x03(\x0b\x32\x1b.paldia.api.v1.StoredMemory\x12+\n\x06ledger\x18\x02 \x01(\x0b\x32\x1b.paldia.api.v1.StoredLedger\x12\x11\n\tdecisions\x18\x03 \x01(\x03\x12\r\n\x05moves\x18\x04 \x01(\x03\"\xc1\x03\n\x0cStoredMemory\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_second\x18\x02 \x01(\x01\x12\x12\n\ndispersion\x18\x03 \x01(\x01\x12\x14\n\x0cseen_seconds\x18\x04 \x01(\x01\x12\x30\n\x0csaving_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_used\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x05\x61void\x18\x07 \x03(\x0b\x32&.paldia.api.v1.StoredMemory.AvoidEntry\x12 \n\x18last_requests_per_second\x18\x08 \x01(\x01\x12\x1d\n\x15last_interval_seconds\x18\t \x01(\x01\x12\x12\n\nforecaster\x18\n \x01(\t\x12\x10\n\x08\x66orecast\x18\x0b \x03(\x01\x12\x12\n\nrecurrence\x18\x0c \x03(\x01\x1aH\n\nAvoidEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"\xa0\x04\n\x0cStoredLedger\x12\x33\n\x0f\x61\x63\x63ounted_until\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x08\x63ost_usd\x18\x02 \x03(\x0b\x32(.paldia.api.v1.StoredLedger.CostUsdEntry\x12\x39\n\x07running\x18\x03 \x03(\x0b\x32(.paldia.api.v1.StoredLedger.RunningEntry\x12<\n\tmodel_usd\x18\x04 \x03(\x0b\x32).paldia.api.v1.StoredLedger.ModelUsdEntry\x12\x10\n\x08idle_usd\x18\x05 \x01(\x01\x12\x37\n\x06\x65nergy\x18\x06 \x03(\x0b\x32\'.paldia.api.v1.StoredLedger.EnergyEntry\x1a.\n\x0c\x43ostUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cRunningEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rModelUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aJ\n\x0b\x45nergyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.paldia.api.v1.StoredEnergy:\x02\x38\x01\"A\n\x0cStoredEnergy\x12\x17\n\x0fmeasured_joules\x18\x01 \x01(\x01\x12\x18\n\x10\x65stimated_joules\x18\x02 \x01(\x01*\xa8\x01\n\x0eProvisionPhase\x12\x1f\n\x1bPROVISION_PHASE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROVISION_PHASE_PARKED\x10\x01\x12\x1e\n\x1aPROVISION_PHASE_ACTIVATING\x10\x02\x12\x1a\n\x16PROVISION_PHASE_ACTIVE\x10\x03\x12\x1d\n\x19PROVISION_PHASE_RELEASING\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19paldia/api/v1/state.proto\x12\rpaldia.api.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"\xc9\x01\n\nStoredPlan\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12(\n\x06target\x18\x03 \x03(\x0b\x32\x18.paldia.api.v1.Placement\x12*\n\x08retiring\x18\x04 \x03(\x0b\x32\x18.paldia.api.v1.Placement\x12\x17\n\x0fslo_unreachable\x18\x05 \x01(\x08\x12)\n\x05since\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\nStoredNode\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\"\xfe\x02\n\x0fStoredProvision\x12,\n\x05phase\x18\x01 \x01(\x0e\x32\x1d.paldia.api.v1.ProvisionPhase\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08hardware\x18\x03 \x01(\x0b\x32\x17.paldia.api.v1.Hardware\x12(\n\x04\x64one\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05tries\x18\x05 \x01(\x05\x12)\n\x05retry\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cunused_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x66\x61ilures\x18\x08 \x01(\x05\x12/\n\x0b\x61void_until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\n \x01(\t\"$\n\x0cStoredConfig\x12\x14\n\x0cmodel_config\x18\x01 \x01(\x0c\"d\n\rStoredPlanner\x12+\n\x06ledger\x18\x02 \x01(\x0b\x32\x1b.paldia.api.v1.StoredLedger\x12\x11\n\tdecisions\x18\x03 \x01(\x03\x12\r\n\x05moves\x18\x04 \x01(\x03J\x04\x08\x01\x10\x02\"\xc1\x03\n\x0cStoredMemory\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x13requests_per_second\x18\x02 \x01(\x01\x12\x12\n\ndispersion\x18\x03 \x01(\x01\x12\x14\n\x0cseen_seconds\x18\x04 \x01(\x01\x12\x30\n\x0csaving_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tlast_used\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x05\x61void\x18\x07 \x03(\x0b\x32&.paldia.api.v1.StoredMemory.AvoidEntry\x12 \n\x18last_requests_per_second\x18\x08 \x01(\x01\x12\x1d\n\x15last_interval_seconds\x18\t \x01(\x01\x12\x12\n\nforecaster\x18\n \x01(\t\x12\x10\n\x08\x66orecast\x18\x0b \x03(\x01\x12\x12\n\nrecurrence\x18\x0c \x03(\x01\x1aH\n\nAvoidEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x02\x38\x01\"\xa0\x04\n\x0cStoredLedger\x12\x33\n\x0f\x61\x63\x63ounted_until\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x08\x63ost_usd\x18\x02 \x03(\x0b\x32(.paldia.api.v1.StoredLedger.CostUsdEntry\x12\x39\n\x07running\x18\x03 \x03(\x0b\x32(.paldia.api.v1.StoredLedger.RunningEntry\x12<\n\tmodel_usd\x18\x04 \x03(\x0b\x32).paldia.api.v1.StoredLedger.ModelUsdEntry\x12\x10\n\x08idle_usd\x18\x05 \x01(\x01\x12\x37\n\x06\x65nergy\x18\x06 \x03(\x0b\x32\'.paldia.api.v1.StoredLedger.EnergyEntry\x1a.\n\x0c\x43ostUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a.\n\x0cRunningEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rModelUsdEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aJ\n\x0b\x45nergyEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.paldia.api.v1.StoredEnergy:\x02\x38\x01\"A\n\x0cStoredEnergy\x12\x17\n\x0fmeasured_joules\x18\x01 \x01(\x01\x12\x18\n\x10\x65stimated_joules\x18\x02 \x01(\x01*\xa8\x01\n\x0eProvisionPhase\x12\x1f\n\x1bPROVISION_PHASE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PROVISION_PHASE_PARKED\x10\x01\x12\x1e\n\x1aPROVISION_PHASE_ACTIVATING\x10\x02\x12\x1a\n\x16PROVISION_PHASE_ACTIVE\x10\x03\x12\x1d\n\x19PROVISION_PHASE_RELEASING\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDLEDGER_MODELUSDENTRY']._serialized_options = b'8\001'
   _globals['_STOREDLEDGER_ENERGYENTRY']._loaded_options = None
   _globals['_STOREDLEDGER_ENERGYENTRY']._serialized_options = b'8\001'
-  _globals['_PROVISIONPHASE']._serialized_start=1974
-  _globals['_PROVISIONPHASE']._serialized_end=2142
+  _globals['_PROVISIONPHASE']._serialized_start=1932
+  _globals['_PROVISIONPHASE']._serialized_end=2100
   _globals['_STOREDPLAN']._serialized_start=105
   _globals['_STOREDPLAN']._serialized_end=306
   _globals['_STOREDNODE']._serialized_start=308
@@ -53,22 +53,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREDPROVISION']._serialized_end=723
   _globals['_STOREDCONFIG']._serialized_start=725
   _globals['_STOREDCONFIG']._serialized_end=761
-  _globals['_STOREDPLANNER']._serialized_start=764
-  _globals['_STOREDPLANNER']._serialized_end=905
-  _globals['_STOREDMEMORY']._serialized_start=908
-  _globals['_STOREDMEMORY']._serialized_end=1357
-  _globals['_STOREDMEMORY_AVOIDENTRY']._serialized_start=1285
-  _globals['_STOREDMEMORY_AVOIDENTRY']._serialized_end=1357
-  _globals['_STOREDLEDGER']._serialized_start=1360
-  _globals['_STOREDLEDGER']._serialized_end=1904
-  _globals['_STOREDLEDGER_COSTUSDENTRY']._serialized_start=1685
-  _globals['_STOREDLEDGER_COSTUSDENTRY']._serialized_end=1731
-  _globals['_STOREDLEDGER_RUNNINGENTRY']._serialized_start=1733
-  _globals['_STOREDLEDGER_RUNNINGENTRY']._serialized_end=1779
-  _globals['_STOREDLEDGER_MODELUSDENTRY']._serialized_start=1781
-  _globals['_STOREDLEDGER_MODELUSDENTRY']._serialized_end=1828
-  _globals['_STOREDLEDGER_ENERGYENTRY']._serialized_start=1830
-  _globals['_STOREDLEDGER_ENERGYENTRY']._serialized_end=1904
-  _globals['_STOREDENERGY']._serialized_start=1906
-  _globals['_STOREDENERGY']._serialized_end=1971
+  _globals['_STOREDPLANNER']._serialized_start=763
+  _globals['_STOREDPLANNER']._serialized_end=863
+  _globals['_STOREDMEMORY']._serialized_start=866
+  _globals['_STOREDMEMORY']._serialized_end=1315
+  _globals['_STOREDMEMORY_AVOIDENTRY']._serialized_start=1243
+  _globals['_STOREDMEMORY_AVOIDENTRY']._serialized_end=1315
+  _globals['_STOREDLEDGER']._serialized_start=1318
+  _globals['_STOREDLEDGER']._serialized_end=1862
+  _globals['_STOREDLEDGER_COSTUSDENTRY']._serialized_start=1643
+  _globals['_STOREDLEDGER_COSTUSDENTRY']._serialized_end=1689
+  _globals['_STOREDLEDGER_RUNNINGENTRY']._serialized_start=1691
+  _globals['_STOREDLEDGER_RUNNINGENTRY']._serialized_end=1737
+  _globals['_STOREDLEDGER_MODELUSDENTRY']._serialized_start=1739
+  _globals['_STOREDLEDGER_MODELUSDENTRY']._serialized_end=1786
+  _globals['_STOREDLEDGER_ENERGYENTRY']._serialized_start=1788
+  _globals['_STOREDLEDGER_ENERGYENTRY']._serialized_end=1862
+  _globals['_STOREDENERGY']._serialized_start=1864
+  _globals['_STOREDENERGY']._serialized_end=1929
 # @@protoc_insertion_point(module_scope)

@@ -196,31 +196,27 @@ Global___StoredConfig: _TypeAlias = StoredConfig  # noqa: Y015
 
 @_typing.final
 class StoredPlanner(_message.Message):
-    """What the planner must not forget when it restarts."""
+    """What the planner must not forget when it restarts, but for what it remembers of each model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    MEMORIES_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     DECISIONS_FIELD_NUMBER: _builtins.int
     MOVES_FIELD_NUMBER: _builtins.int
     decisions: _builtins.int
     moves: _builtins.int
     @_builtins.property
-    def memories(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredMemory]: ...
-    @_builtins.property
     def ledger(self) -> Global___StoredLedger: ...
     def __init__(
         self,
         *,
-        memories: _abc.Iterable[Global___StoredMemory] | None = ...,
         ledger: Global___StoredLedger | None = ...,
         decisions: _builtins.int = ...,
         moves: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "ledger", b"ledger", "memories", b"memories", "moves", b"moves"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "ledger", b"ledger", "moves", b"moves"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,7 +224,7 @@ Global___StoredPlanner: _TypeAlias = StoredPlanner  # noqa: Y015
 
 @_typing.final
 class StoredMemory(_message.Message):
-    """What the planner remembers of a model."""
+    """What the planner remembers of a model; a record for each, since together they outgrow a value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -9,11 +9,11 @@ from paldia.api.decisions import decision_to_proto
 from paldia.core.engine import Step
 from paldia.core.observation import Action, Decision, ModelMemory, Plan
 from paldia.store.base import COMMIT_LIMIT_BYTES, COMMIT_LIMIT_WRITES, Delete, Expect, Put
-from paldia_controller.encoding import plan_to_proto
+from paldia_controller.encoding import memory_to_proto, plan_to_proto
 from paldia_controller.records import RECORD_WRITES
 from paldia_controller.state import DECISIONS_KEPT, State, decision_key, decisions_of
 
-# Room for the planner's own record, which is written in the same commit.
+# Room for the bill, which is written in the same commit.
 PLANNER_BYTES = 768 << 10
 WRITES_LIMIT = COMMIT_LIMIT_WRITES - RECORD_WRITES - 1
 """Most writes that plans may take: one is the planner's, and the others record the step."""
@@ -32,18 +32,20 @@ class Changes:
     models: set[str] = field(default_factory=set)
     size_bytes: int = 0
 
-    def add(self, model: str, writes: Sequence[Put | Delete], expect: Sequence[Expect]) -> None:
-        """Take a model's writes in, if there is room."""
+    def add(self, model: str, writes: Sequence[Put | Delete], expect: Sequence[Expect]) -> bool:
+        """Take a model's writes in, if there is room; say whether there was."""
         size_bytes = sum(len(write.value) for write in writes if isinstance(write, Put))
-        if (
+        fits = (
             len(self.writes) + len(writes) <= WRITES_LIMIT
             and len(self.expect) + len(expect) <= COMMIT_LIMIT_WRITES
             and self.size_bytes + size_bytes <= COMMIT_LIMIT_BYTES - PLANNER_BYTES
-        ):
+        )
+        if fits:
             self.writes += writes
             self.expect += expect
             self.models.add(model)
             self.size_bytes += size_bytes
+        return fits
 
 
 def plan_changes(state: State, before: Plan, step: Step) -> Changes:
@@ -55,17 +57,22 @@ def plan_changes(state: State, before: Plan, step: Step) -> Changes:
             for table in (state.decisions, state.reviews)
             for key in decisions_of(table, name)
         ]
-        changes.add(name, [state.plans.delete(name), *forgotten], [state.plans.unchanged(name)])
+        gone = [state.plans.delete(name), state.memories.delete(name), *forgotten]
+        if not changes.add(name, gone, [state.plans.unchanged(name)]):
+            return changes
     for decision in step.decisions:
         plan = step.plan[decision.model]
         if plan != before.get(plan.model):
+            memory = step.memory[plan.model]
             writes = [
                 state.plans.put(plan.model, plan_to_proto(plan)),
-                *_record(state, decision, step.memory[plan.model]),
+                state.memories.put(plan.model, memory_to_proto(plan.model, memory)),
+                *_record(state, decision, memory),
             ]
             # A model that was changed or removed meanwhile must be decided on anew.
             unchanged = [state.plans.unchanged(plan.model), state.models.unchanged(plan.model)]
-            changes.add(plan.model, writes, unchanged)
+            if not changes.add(plan.model, writes, unchanged):
+                break
     return changes
 
 

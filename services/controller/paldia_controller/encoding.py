@@ -14,24 +14,21 @@ from paldia.core.ledger import FORMER_MODELS, Energy, Ledger
 from paldia.core.observation import Memory, ModelMemory, ModelPlan
 
 
-def memory_to_proto(memory: Memory) -> list[state_pb2.StoredMemory]:
-    """Encode what is remembered of each model."""
-    return [
-        state_pb2.StoredMemory(
-            model=name,
-            requests_per_second=kept.rate.requests_per_second,
-            dispersion=kept.rate.dispersion,
-            forecaster=kept.rate.name,
-            forecast=kept.rate.state(),
-            recurrence=kept.recurrence.state(),
-            saving_since=(
-                None if kept.saving_since_s is None else convert.timestamp(kept.saving_since_s)
-            ),
-            last_used=convert.timestamp(kept.last_used_s),
-            avoid={node_id: convert.timestamp(until_s) for node_id, until_s in kept.avoid},
-        )
-        for name, kept in sorted(memory.items())
-    ]
+def memory_to_proto(model: str, kept: ModelMemory) -> state_pb2.StoredMemory:
+    """Encode what is remembered of a model."""
+    return state_pb2.StoredMemory(
+        model=model,
+        requests_per_second=kept.rate.requests_per_second,
+        dispersion=kept.rate.dispersion,
+        forecaster=kept.rate.name,
+        forecast=kept.rate.state(),
+        recurrence=kept.recurrence.state(),
+        saving_since=(
+            None if kept.saving_since_s is None else convert.timestamp(kept.saving_since_s)
+        ),
+        last_used=convert.timestamp(kept.last_used_s),
+        avoid={node_id: convert.timestamp(until_s) for node_id, until_s in kept.avoid},
+    )
 
 
 def _forecaster(kept: state_pb2.StoredMemory) -> Forecaster:

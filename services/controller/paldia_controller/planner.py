@@ -23,6 +23,7 @@ from paldia.kit.observability import logger
 from paldia.store.base import COMMIT_LIMIT_WRITES, Delete, Expect, Put
 from paldia_controller import encoding, rollout
 from paldia_controller.applier import Changes, plan_changes
+from paldia_controller.memories import SAVE_EVERY_S, Memories
 from paldia_controller.observer import Observer
 from paldia_controller.outcomes import checked, kept
 from paldia_controller.profiling import Profiling, Task
@@ -33,8 +34,6 @@ from paldia_controller.views import Views
 
 SHORTEST_TICK_S = 0.05
 """Least time between steps, however much changes."""
-SAVE_EVERY_S = 10.0
-"""How often the planner's memory and the bill are saved when no plan changes."""
 
 
 class Planner:
@@ -68,15 +67,16 @@ class Planner:
         self.latest: Mapping[str, tuple[Decision, ModelMemory]] = {}
         """The last decision on each model, kept or not, and what was remembered then."""
         self._recorder = Recorder(state)
+        self._memories = Memories(state)
         self._alarm = ""
 
     def restore(self) -> None:
         """Take up what the planner before this one remembered."""
         self._recorder.restore()
+        self.memory = self._memories.restored()
         saved = self._state.planner.get("state")
         if saved is None:
             return
-        self.memory = encoding.memory_from_proto(saved.memories)
         self.ledger = encoding.ledger_from_proto(saved.ledger)
         self.decisions, self.moves = saved.decisions, saved.moves
 
@@ -112,13 +112,17 @@ class Planner:
         made = Recording(observation, self.memory, self._config, self._policy.name, step)
         changes = plan_changes(self._state, observation.plan, step)
         self._keep_latest(step)
-        remembered, self.memory = step.memory, self._unless_saving(step)
+        self.memory = self._unless_saving(step)
+        memory = {
+            name: kept if _applied(step, observation.plan, changes, name) else self.memory[name]
+            for name, kept in step.memory.items()
+        }
         now_s, running = self._clock.wall_s(), self._views.running()
         self._saved_s = min(self._saved_s, now_s)
-        due = now_s - self._saved_s > SAVE_EVERY_S or running != self.ledger.running
+        due = now_s - self._saved_s >= SAVE_EVERY_S or running != self.ledger.running
         reviews = self._recorder.reviews(made, changes.models)
-        if not (changes.writes or reviews or due):
-            self.memory = remembered
+        if not (changes.writes or reviews or due or self._memories.due(memory, now_s)):
+            self.memory = memory
             return
         done = [
             decision
@@ -127,7 +131,6 @@ class Planner:
         ]
         ledger = self._views.settled(self.ledger, now_s)
         saved = state_pb2.StoredPlanner(
-            memories=encoding.memory_to_proto(remembered),
             ledger=encoding.ledger_to_proto(ledger),
             decisions=self.decisions + sum(d.action is not Action.UNPLACED for d in done),
             moves=self.moves + sum(d.action is Action.MOVE for d in done),
@@ -135,12 +138,11 @@ class Planner:
         writes = [*changes.writes, self._state.planner.put("state", saved)]
         decided = [decision.model for decision in done]
         writes += self._recorder.writes(made, decided, reviews, beside=writes)
-        await self._state.commit(writes, changes.expect)
+        saving = self._memories.writes(memory, changes.models, now_s, beside=writes)
+        await self._state.commit([*writes, *saving.values()], changes.expect)
         self._recorder.written(made, decided, reviews)
-        self.memory = {
-            name: memory if _applied(step, observation.plan, changes, name) else self.memory[name]
-            for name, memory in remembered.items()
-        }
+        self._memories.written({*changes.models, *saving}, memory, now_s)
+        self.memory = memory
         self.ledger, self._saved_s = ledger, now_s
         self.decisions, self.moves = saved.decisions, saved.moves
         for decision in done:
@@ -171,7 +173,6 @@ class Planner:
         if changes:
             ledger = self._views.settled(self.ledger, now_s, changes)
             saved = state_pb2.StoredPlanner(
-                memories=encoding.memory_to_proto(self.memory),
                 ledger=encoding.ledger_to_proto(ledger),
                 decisions=self.decisions,
                 moves=self.moves,

@@ -17,7 +17,8 @@ from paldia.api.recording import Recording
 from paldia.api.v1 import types_pb2
 from paldia.core.errors import TooLargeError
 from paldia.core.observation import Action, Decision
-from paldia.store.base import COMMIT_LIMIT_BYTES, COMMIT_LIMIT_WRITES, Delete, Put
+from paldia.store.base import Delete, Put
+from paldia_controller.room import Room
 from paldia_controller.state import State, decision_key, decisions_of, step_key
 
 REVIEWS_KEPT = 12
@@ -97,7 +98,7 @@ class Recorder:
         """
         if not decided and not reviews:
             return []
-        room = _Room(beside)
+        room = Room(beside)
         room.add(self._step(made, room.left_bytes - _KEYS_BYTES))
         for decision in reviews:
             room.add(self._review(made, decision))
@@ -150,29 +151,5 @@ class Recorder:
         return [self._state.reviews.put(key, message), *map(self._state.reviews.delete, gone)]
 
 
-class _Room:
-    """What still fits a commit."""
-
-    def __init__(self, beside: Sequence[Put | Delete]) -> None:
-        self.taken: Writes = []
-        self._left_writes = COMMIT_LIMIT_WRITES - len(beside)
-        self.left_bytes = COMMIT_LIMIT_BYTES - _size_bytes(beside)
-
-    def add(self, writes: Sequence[Put | Delete]) -> None:
-        """Take writes that belong together, if there is room for all."""
-        size_bytes = _size_bytes(writes)
-        if len(writes) <= self._left_writes and size_bytes <= self.left_bytes:
-            self.taken += writes
-            self._left_writes -= len(writes)
-            self.left_bytes -= size_bytes
-
-
 def _ms(wall_s: float) -> int:
     return round(wall_s * 1e3)
-
-
-def _size_bytes(writes: Sequence[Put | Delete]) -> int:
-    return sum(
-        len(write.key.encode()) + (len(write.value) if isinstance(write, Put) else 0)
-        for write in writes
-    )

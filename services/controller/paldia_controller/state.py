@@ -107,6 +107,7 @@ class State:
         self.reviews = Table("reviews", types_pb2.Decision)
         self.steps = Table("steps", types_pb2.RecordedStep)
         self.planner = Table("planner", state_pb2.StoredPlanner)
+        self.memories = Table("memories", state_pb2.StoredMemory)
         self._tables: tuple[Table[Any], ...] = (
             self.models,
             self.plans,
@@ -118,6 +119,7 @@ class State:
             self.reviews,
             self.steps,
             self.planner,
+            self.memories,
         )
         self.revision = -1
         self.changed = Signal()

@@ -34,7 +34,7 @@ class Views:
         self._routes: dict[str, routing_pb2.ModelRoute] = {}
         self._routes_of: tuple[int, int] | None = None
         self._rates: dict[str, float] = {}
-        self._rates_of = 0
+        self._rates_of = -1
 
     def desired(self, node_id: str) -> agent_pb2.ConnectAgentResponse:
         """Give all that a node should hold and do."""
@@ -166,10 +166,12 @@ class Views:
     @property
     def rates(self) -> Mapping[str, float]:
         """Give the requests per second of each model, as the planner last saved them."""
-        planner = self._state.planner.rows.get("state")
-        if planner is not None and planner.revision != self._rates_of:
-            self._rates_of = planner.revision
-            self._rates = {m.model: m.requests_per_second for m in planner.message.memories}
+        if self._rates_of != self._state.changed.count:
+            self._rates_of = self._state.changed.count
+            self._rates = {
+                name: row.message.requests_per_second
+                for name, row in self._state.memories.rows.items()
+            }
         return self._rates
 
     def models(self) -> dict[str, types_pb2.Model]:
