@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paldia.catalog.document import Entry, read
+from paldia.catalog.document import Entry, read_parts
 from paldia.catalog.figures import Figure
 from paldia.core.types import Hardware
 
@@ -14,8 +14,9 @@ GIB = 1024**3
 _REQUIRED = ("price_usd_per_hour", "memory_gib", "cores")
 _OPTIONAL = (
     *("gpus", "sm_shares", "activation_s", "idle_watts", "rated_watts"),
-    *("accelerator", "core_speed"),
+    *("accelerator", "core_speed", "triton_image", "tritonserver"),
 )
+_TEXTS = ("triton_image", "tritonserver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,16 @@ class Machine:
         accelerator: the GPU's name, which says whose figures hold; empty without one.
         core_speed: speed of one core against the one that the CPU table was measured on; 0 if
             unknown or beside the point.
+        triton_image: container image whose Triton supports the kind; empty if none is named.
+        tritonserver: whole path of Triton's program on such a machine; empty if none is named.
     """
 
     hardware: Hardware
     accelerator: str
     core_speed: float
     figures: tuple[Figure, ...]
+    triton_image: str = ""
+    tritonserver: str = ""
 
 
 def machine(name: str, entry: Entry) -> Machine:
@@ -44,7 +49,7 @@ def machine(name: str, entry: Entry) -> Machine:
     shown: list[Figure] = []
     numbers: dict[str, float] = {}
     for key in (*_REQUIRED, *_OPTIONAL):
-        if key in fields and key not in ("sm_shares", "accelerator"):
+        if key in fields and key not in ("sm_shares", "accelerator", *_TEXTS):
             fact = fields[key].fact(Entry.number)
             numbers[key] = fact.value
             shown.append(Figure.of(key, f"{fact.value:g}", fact))
@@ -53,6 +58,14 @@ def machine(name: str, entry: Entry) -> Machine:
         flag = fields["sm_shares"].fact(Entry.flag)
         shares = flag.value
         shown.append(Figure.of("sm_shares", "yes" if shares else "no", flag))
+    texts: dict[str, str] = {}
+    for key in _TEXTS:
+        if key in fields:
+            said = fields[key].fact(Entry.text)
+            texts[key] = said.value
+            shown.append(Figure.of(key, said.value, said))
+    if not texts.get("tritonserver", "/").startswith("/"):
+        raise fields["tritonserver"].fault(f"expected a whole path, not {texts['tritonserver']!r}")
     for key in ("cores", "gpus"):
         if numbers.get(key, 0) != int(numbers.get(key, 0)):
             raise fields[key].fault(f"expected a whole number, not {numbers[key]:g}")
@@ -68,13 +81,14 @@ def machine(name: str, entry: Entry) -> Machine:
         rated_watts=numbers.get("rated_watts", 0.0),
     )
     accelerator = fields["accelerator"].text() if "accelerator" in fields else ""
-    return Machine(kind, accelerator, numbers.get("core_speed", 0.0), tuple(shown))
+    return Machine(kind, accelerator, numbers.get("core_speed", 0.0), tuple(shown), **texts)
 
 
 def load_machines(path: Path) -> Mapping[str, Machine]:
-    """Read a file of hardware.
+    """Read a file of hardware; the nodes of a fleet may stand beside it, and are left alone.
 
     Raises:
         InvalidArgumentError: with the file, the line, the key and what was expected.
     """
-    return {name: machine(name, entry) for name, entry in read(path, "hardware").items()}
+    kinds = read_parts(path, ("hardware",), ("nodes",))["hardware"]
+    return {name: machine(name, entry) for name, entry in kinds.items()}

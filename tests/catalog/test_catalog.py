@@ -60,6 +60,13 @@ def test_hardware_is_what_it_is_sold_as():
         assert 20 <= kind.activation_s <= 120
 
 
+def test_old_cards_are_given_no_image_that_lacks_them():
+    images = {name: machine.triton_image for name, machine in machines().items()}
+    named = {name: image.rpartition(":")[2] for name, image in images.items() if image}
+    # A V100 has compute capability 7.0, and 25.01 asks for 7.5; K80 and M60 never had one.
+    assert named == {"p3.2xlarge": "24.10-py3", "g4dn.xlarge": "25.03-py3"}
+
+
 def test_every_figure_says_where_it_comes_from(catalog):
     shown = [figure for machine in machines().values() for figure in machine.figures]
     for workload in catalog.values():

@@ -61,6 +61,7 @@ def test_a_small_file_is_enough_and_vouches_for_its_figures(write):
         ("cores: 4", "cores: 4\n    cores: 5", ":6: hardware.box.cores: stands here a second time"),
         ("cores: 4", "cores: 4\n    sm_shares: maybe", "expected true or false, not 'maybe'"),
         ("hardware:", "machines:", ":2: machines: unknown key Known here: hardware, sources"),
+        ("cores: 4", "cores: 4\n    tritonserver: bin/x", "expected a whole path, not 'bin/x'"),
         ("cores: 4", "cores: [4]", ":5: hardware.box.cores: expected keys with values, not a list"),
         ("cores: 4", "cores: {4", "not YAML"),
         (

@@ -26,6 +26,8 @@ HARDWARE = types_pb2.Hardware(
     cores=2,
     gpus=[types_pb2.Gpu(name="T4", memory_bytes=16 << 30)],
     activation=convert.duration(45),
+    triton_image="registry/triton:old",
+    tritonserver="/opt/old/bin/tritonserver",
 )
 LIMIT_S = 20.0
 
@@ -72,6 +74,8 @@ async def test_it_is_told_what_to_do_with_which_machine(script: Script, tmp_path
             "gpus": 1,
             "accelerator": "T4",
             "activation_s": 45.0,
+            "triton_image": "registry/triton:old",
+            "tritonserver": "/opt/old/bin/tritonserver",
         },
     }
 

@@ -19,7 +19,8 @@ from paldia.core.types import Hardware
 
 OWN = """
 hardware:
-  lab: {price_usd_per_hour: 0.05, memory_gib: 8, cores: 4, activation_s: 45}
+  lab: {price_usd_per_hour: 0.05, memory_gib: 8, cores: 4, activation_s: 45,
+    triton_image: 'lab:1', tritonserver: /srv/triton/bin/tritonserver}
 nodes:
   lab-1: {hardware: lab}
   cloud-1: {hardware: g4dn.xlarge}
@@ -29,7 +30,11 @@ nodes:
 def test_kinds_are_those_of_the_catalog_and_the_file(tmp_path: Path) -> None:
     path = tmp_path / "fleet.yaml"
     path.write_text(OWN)
-    found = {name: machines.hardware_from_proto(it) for name, it in read_fleet(path).items()}
+    told = read_fleet(path)
+    assert told["lab-1"].triton_image == "lab:1"
+    assert told["lab-1"].tritonserver == "/srv/triton/bin/tritonserver"
+    assert told["cloud-1"].triton_image == load.machines()["g4dn.xlarge"].triton_image != ""
+    found = {name: machines.hardware_from_proto(it) for name, it in told.items()}
     assert found["lab-1"] == Hardware("lab", 0.05, 8 << 30, cores=4, activation_s=45.0)
     known = load.hardware()["g4dn.xlarge"]
     assert found["cloud-1"].memory_bytes == known.memory_bytes

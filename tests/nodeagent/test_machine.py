@@ -11,7 +11,7 @@ from paldia_nodeagent.cores import parse_cores, pin
 from paldia_nodeagent.devices.cpu import Cpu, find_memory_limit
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.ledger import Ledger, Record
-from paldia_nodeagent.runtime import RuntimeFinder, check_numpy, find_runtime
+from paldia_nodeagent.runtime import Named, RuntimeFinder, check_numpy, find_runtime
 
 from paldia.core.errors import InvalidArgumentError, NotServableError, UnavailableError
 
@@ -114,7 +114,7 @@ def test_a_named_triton_in_the_containers_layout_is_used_as_it_is(tmp_path: Path
     server = tmp_path / "bin" / "tritonserver"
     server.parent.mkdir()
     server.write_text("#!/bin/sh\n")
-    finder = RuntimeFinder(server, tmp_path / "unused")
+    finder = RuntimeFinder(Named(server, "--tritonserver"), tmp_path / "unused")
     finder.look()
     assert "--tritonserver" in finder.problem
     server.chmod(stat.S_IRWXU)

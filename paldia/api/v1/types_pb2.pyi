@@ -430,6 +430,8 @@ class Hardware(_message.Message):
     IDLE_WATTS_FIELD_NUMBER: _builtins.int
     RATED_WATTS_FIELD_NUMBER: _builtins.int
     EMULATED_FIELD_NUMBER: _builtins.int
+    TRITON_IMAGE_FIELD_NUMBER: _builtins.int
+    TRITONSERVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The kind, such as `g4dn.xlarge`; nodes of one kind share profiles."""
     price_usd_per_hour: _builtins.float
@@ -442,6 +444,11 @@ class Hardware(_message.Message):
     rated_watts: _builtins.float
     emulated: _builtins.bool
     """Whether its accelerators are emulated: models take their time, and answer zeros."""
+    triton_image: _builtins.str
+    """For whoever provides the machine: the image its Triton comes in, and the program's path there;
+    empty where the catalog names none.
+    """
+    tritonserver: _builtins.str
     @_builtins.property
     def gpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gpu]: ...
     @_builtins.property
@@ -461,10 +468,12 @@ class Hardware(_message.Message):
         idle_watts: _builtins.float = ...,
         rated_watts: _builtins.float = ...,
         emulated: _builtins.bool = ...,
+        triton_image: _builtins.str = ...,
+        tritonserver: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "cores", b"cores", "emulated", b"emulated", "gpus", b"gpus", "idle_watts", b"idle_watts", "memory_bytes", b"memory_bytes", "name", b"name", "price_usd_per_hour", b"price_usd_per_hour", "rated_watts", b"rated_watts", "sm_shares", b"sm_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "cores", b"cores", "emulated", b"emulated", "gpus", b"gpus", "idle_watts", b"idle_watts", "memory_bytes", b"memory_bytes", "name", b"name", "price_usd_per_hour", b"price_usd_per_hour", "rated_watts", b"rated_watts", "sm_shares", b"sm_shares", "triton_image", b"triton_image", "tritonserver", b"tritonserver"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -180,6 +180,8 @@ def _details(verb: str, node_id: str, hardware: types_pb2.Hardware) -> Iterator[
             "gpus": len(hardware.gpus),
             "accelerator": hardware.gpus[0].name if hardware.gpus else "",
             "activation_s": convert.seconds(hardware.activation),
+            "triton_image": hardware.triton_image,
+            "tritonserver": hardware.tritonserver,
         },
     }
     with tempfile.TemporaryFile() as file:

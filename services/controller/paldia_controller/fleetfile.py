@@ -48,7 +48,8 @@ def read_fleet(path: Path) -> dict[str, types_pb2.Hardware]:
         found = kinds[kind]
         # Whether processes can be held to shares of its GPU is for its agent to say.
         hardware = replace(found.hardware, sm_shares=False)
-        listed[_name(name, entry)] = hardware_to_proto(hardware, found.accelerator)
+        told = listed[_name(name, entry)] = hardware_to_proto(hardware, found.accelerator)
+        told.triton_image, told.tritonserver = found.triton_image, found.tritonserver
     if not 0 < len(listed) <= MACHINES_LIMIT:
         raise parts["nodes"].fault(f"expected 1 to {MACHINES_LIMIT} nodes, not {len(listed)}")
     return listed

@@ -37,7 +37,7 @@ from paldia_nodeagent.memory import Memory
 from paldia_nodeagent.profiler import Profiler
 from paldia_nodeagent.reconciler import Reconciler
 from paldia_nodeagent.reporter import Reporter, describe_hardware
-from paldia_nodeagent.runtime import RuntimeFinder
+from paldia_nodeagent.runtime import Named, RuntimeFinder, named_for
 from paldia_nodeagent.site import Site
 from paldia_nodeagent.survey import Bench
 from paldia_nodeagent.throttle import Throttle
@@ -84,7 +84,13 @@ class NodeAgentSettings(ServiceSettings):
         "isn't loopback",
     )
     tritonserver: Path | None = Field(
-        default=None, description="Triton's program; found by itself by default"
+        default=None,
+        description="Triton's program; by default the one of its kind of hardware, or found by "
+        "itself",
+    )
+    hardware_file: Path | None = Field(
+        default=None,
+        description="file of kinds of hardware, beside the catalog's; says which Triton is theirs",
     )
     drain_s: float = Field(
         default=3.0, ge=0, le=600, description="time frontends have to leave a model that goes"
@@ -140,7 +146,7 @@ async def serve(settings: NodeAgentSettings, stop: asyncio.Event) -> None:
     home = Home(settings.data_dir)
     cpu, emulation = Cpu(), _emulation(settings, home)
     accelerators = _accelerators(settings, home, emulation)
-    finder = RuntimeFinder(settings.tritonserver, home.backends)
+    finder = RuntimeFinder(_named_triton(settings), home.backends)
     throttle, logs = _throttle(settings), LogRelay()
     launcher = Launcher(
         Site(
@@ -209,6 +215,13 @@ def _accelerators(
     if emulation is not None:
         return emulation.gpu
     return Gpus(home.mps, memory_share=settings.gpu_memory_share)
+
+
+def _named_triton(settings: NodeAgentSettings) -> Named | None:
+    """Give the Triton that is to run here; an emulated card's own would be none of this machine."""
+    if settings.tritonserver is not None:
+        return Named(settings.tritonserver, "--tritonserver")
+    return None if settings.emulated_kind else named_for(settings.hardware, settings.hardware_file)
 
 
 def _throttle(settings: NodeAgentSettings) -> Throttle:

@@ -1,8 +1,9 @@
 """Finds a Triton and makes sure that it can work here before anything is started.
 
-Two layouts are known: NVIDIA's container (`/opt/tritonserver`), used as it is, and the
-`nvidia-pytriton` wheel, whose Python backend wants a folder put together for the Python
-at hand. What would only show later as a hang or as empty answers is checked now.
+It is the one that the agent was told of, or that is named for its kind of machine, since old
+cards need an old Triton. Two layouts are known: NVIDIA's container (`/opt/tritonserver`), used as
+it is, and the `nvidia-pytriton` wheel, whose Python backend wants a folder put together for the
+Python at hand. What would only show later as a hang or as empty answers is checked now.
 """
 
 from __future__ import annotations
@@ -18,15 +19,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paldia.core.errors import NotServableError
+from paldia.catalog.load import machines
+from paldia.catalog.machines import load_machines
+from paldia.core.errors import InvalidArgumentError, NotServableError
 
 _CONTAINER_TRITON = Path("/opt/tritonserver/bin/tritonserver")
 _STUB = "triton_python_backend_stub"
-_INTERPRETER_LIMIT_S = 60.0
+_PROBE_LIMIT_S = 60.0
+_CANNOT_RUN = 126
+"""Least exit code that says so: of a shell, or of a program without its libraries."""
 _GET_TRITON = (
     "install it with: pip install 'paldia[triton]', run the agent in NVIDIA's Triton container, "
     "or name a binary with --tritonserver"
 )
+_GET_ANOTHER = (
+    "put one there that was built for this machine's processor, driver and libraries, or name "
+    "another with --tritonserver"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A Triton that somebody named, and who, for whoever has to put it right."""
+
+    tritonserver: Path
+    by: str
+
+
+def named_for(hardware: str, file: Path | None) -> Named | None:
+    """Give the Triton that `file`, or else the catalog, names for a kind of machine, if any.
+
+    Raises:
+        InvalidArgumentError: the file is wrong, or neither knows the kind; says where.
+    """
+    known = {} if file is None else load_machines(file)
+    kind = known.get(hardware) or machines().get(hardware)
+    if kind is None and file is not None:
+        raise InvalidArgumentError(
+            f"{file}: there is no hardware named {hardware!r}, which --hardware says this machine "
+            f"is; describe it there, or say which of {', '.join({**known, **machines()})} it is"
+        )
+    if kind is None or not kind.tritonserver:
+        return None
+    return Named(Path(kind.tritonserver), f"tritonserver of {hardware} in {file or 'the catalog'}:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +80,7 @@ class Runtime:
 class RuntimeFinder:
     """Looks for a Triton until there is one, and says what is missing."""
 
-    def __init__(self, named: Path | None, backends: Path) -> None:
+    def __init__(self, named: Named | None, backends: Path) -> None:
         """Look at `named` or, without it, at the usual places; build backends in `backends`."""
         self._named = named
         self._backends = backends
@@ -84,7 +119,7 @@ class RuntimeFinder:
             self.problem = f"can't prepare Triton: {error}"
 
 
-def find_runtime(named: Path | None, backends: Path) -> Runtime:
+def find_runtime(named: Named | None, backends: Path) -> Runtime:
     """Find a Triton and check its needs.
 
     Raises:
@@ -109,16 +144,18 @@ def find_runtime(named: Path | None, backends: Path) -> Runtime:
         runtime = Runtime(binary, _assemble_backends(root, backends), environment)
     if not runtime.backends.is_dir():
         raise NotServableError(f"{binary} has no backends beside it in {runtime.backends}")
+    _check_runs(binary, environment, named.by if named else "Triton:")
     if "python" in runtime.backend_names():
         check_numpy(environment)
     return runtime
 
 
-def _locate(named: Path | None) -> Path:
+def _locate(named: Named | None) -> Path:
     if named is not None:
-        if not os.access(named, os.X_OK) or named.is_dir():
-            raise NotServableError(f"--tritonserver {named} is no program; {_GET_TRITON}")
-        return named.absolute()
+        path = named.tritonserver
+        if not os.access(path, os.X_OK) or path.is_dir():
+            raise NotServableError(f"{named.by} {path} is no program; {_GET_ANOTHER}")
+        return path.absolute()
     if os.access(_CONTAINER_TRITON, os.X_OK):
         return _CONTAINER_TRITON
     # Importing pytriton would start much that isn't wanted; finding it is enough.
@@ -128,6 +165,33 @@ def _locate(named: Path | None) -> Path:
         if binary.is_file():
             return binary
     raise NotServableError(f"there is no Triton inference server here; {_GET_TRITON}")
+
+
+def _check_runs(binary: Path, environment: Mapping[str, str], by: str) -> None:
+    """Check that it is for this machine's processor and finds its libraries."""
+    try:
+        answer = _probe([str(binary), "--help"], environment)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotServableError(
+            f"{by} {binary} doesn't run here: {error}; {_GET_ANOTHER}"
+        ) from error
+    if 0 <= answer.returncode < _CANNOT_RUN:
+        return
+    lines = answer.stderr.strip().splitlines() or [f"it ended with {answer.returncode}"]
+    raise NotServableError(f"{by} {binary} doesn't run here: {lines[-1]}; {_GET_ANOTHER}")
+
+
+def _probe(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=_PROBE_LIMIT_S,
+        check=False,
+    )
 
 
 def find_libpython() -> Path:
@@ -182,14 +246,7 @@ def check_numpy(environment: Mapping[str, str]) -> None:
     if interpreter is None:
         raise NotServableError("Triton's Python backend finds no python3 on PATH")
     try:
-        answer = subprocess.run(
-            [interpreter, "-c", "import numpy; print(numpy.__version__)"],
-            env=dict(environment),
-            capture_output=True,
-            text=True,
-            timeout=_INTERPRETER_LIMIT_S,
-            check=False,
-        )
+        answer = _probe([interpreter, "-c", "import numpy; print(numpy.__version__)"], environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotServableError(f"{interpreter}, Triton's Python, doesn't run: {error}") from error
     version = answer.stdout.strip()
