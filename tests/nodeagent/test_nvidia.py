@@ -169,6 +169,25 @@ def test_a_card_that_falls_off_the_bus_is_lost_alone_and_comes_back(
     assert "GPU 1" not in "".join(one.ask("warnings"))
 
 
+@pytest.mark.parametrize("where", ["hangs_at_once", "hangs"])
+def test_a_driver_that_hangs_at_the_start_leaves_a_node_without_gpus(
+    where: str, machine: Callable[..., Machine]
+) -> None:
+    one = machine(T4, ANSWER_LIMIT_S="0.3")
+    one.set(None, **{where: 1})
+    one.ask("start")
+    assert one.ask("describe") == one.ask("utilisation") == []
+    assert one.ask("environment") == {}
+    (said,) = one.ask("warnings")
+    assert "driver hasn't said within 0.3 s which GPUs there are, so this node has none" in said
+    assert "start the agent again" in said
+    # What it says too late counts no more, and the agent can be stopped all the same.
+    one.set(None, **{where: 0})
+    assert one.ask("describe") == []
+    one.set(None, **{where: 1})
+    assert one.ask("stop") is None
+
+
 def test_a_driver_that_hangs_holds_up_nobody(
     machine: Callable[..., Machine], wait_until: Any
 ) -> None:

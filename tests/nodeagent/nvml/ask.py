@@ -4,6 +4,7 @@ Reads a word a line and answers with a line of JSON each.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def main() -> None:
     configure_logging("ask", "info", "json")
     # What takes half a minute with the real ones.
     nvidia._EVERY_S = mps._BACKOFF_FIRST_S = mps._BACKOFF_MOST_S = mps._CHECK_EVERY_S = 0.02
-    cards = Cards(look_again_s=0)
+    cards = Cards(look_again_s=0, answer_limit_s=float(os.environ.get("ANSWER_LIMIT_S", "30")))
     gpus = Gpus(Path(sys.argv[1]), cards)
     for line in sys.stdin:
         print(json.dumps(answer(gpus, cards, line.strip())), flush=True)

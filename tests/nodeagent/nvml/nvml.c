@@ -94,11 +94,13 @@ static int large(device *of, const char *figure, unsigned long long *value) {
 int nvmlInitWithFlags(unsigned flags) {
     int code = (int)number("init", 0);
     (void)flags;
+    while (number("hangs_at_once", 0)) usleep(10000);
     if (code == OK && open_count++ == 0) generation++;
     return code;
 }
 
 int nvmlShutdown(void) {
+    while (number("hangs", 0) || number("hangs_at_once", 0)) usleep(10000);
     if (!open_count) return UNINITIALIZED;
     open_count--;
     return OK;
