@@ -4,7 +4,8 @@
 beyond those that were measured, alone and beside others, it compares what the profile foretells
 with what such batches take. Silero's weights come with a package: `pip install --no-deps
 silero-vad`; without it that model is left out. What other processes come upon is timed again, and
-it waits for them to end, for `--patience` seconds in all.
+it waits for them to end, for `--patience` seconds in all. It works in `out/profiles`; the Tritons
+of a run that was killed are ended by the next one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -58,6 +58,7 @@ BUSY_CORES = 0.5
 BATCHES = (1, 2, 3, 5, 6, 8, 12, 16)
 """Powers of two are measured alone, and but for two of them not together."""
 WANTED = 0.15
+SCRATCH = Path("out/profiles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def folders(silero: Path) -> dict[str, Path]:
     found = {name: FOLDER / name for name in ("magika", "minilm")}
     spec = importlib.util.find_spec("silero_vad")
     if spec is not None and spec.origin:
-        shutil.copytree(Path(__file__).with_name("silero_vad"), silero)
+        shutil.copytree(Path(__file__).with_name("silero_vad"), silero, dirs_exist_ok=True)
         shutil.copy(Path(spec.origin).parent / "data/silero_vad.onnx", silero / "1/model.onnx")
         found["silero_vad"] = silero
     return found
@@ -182,10 +183,10 @@ def report(model: str, cases: Iterable[Case]) -> float:
     return median
 
 
-async def run(models: list[str], rounds: int, patience_s: float, scratch: Path) -> list[Case]:
+async def run(models: list[str], rounds: int, patience_s: float) -> list[Case]:
     """Profile and try out each model, `rounds` times."""
     configure_logging("bench", "critical")
-    home = Home(scratch / "agent")
+    home = Home(SCRATCH / "agent")
     cpu, accelerators, throttle = Cpu(), Gpus(home.mps), Throttle(1.0)
     finder = RuntimeFinder(None, home.backends)
     finder.look()
@@ -201,10 +202,12 @@ async def run(models: list[str], rounds: int, patience_s: float, scratch: Path) 
         load_limit_s=60.0,
         stall_s=60.0,
     )
-    bench = Bench(Launcher(site), cpu, accelerators, slowdown=1.0)
+    launcher = Launcher(site)
+    await launcher.take_over()
+    bench = Bench(launcher, cpu, accelerators, slowdown=1.0)
     print(f"{cpu.cores} cores, load {os.getloadavg()[0]:.1f} before it began")
     quiet = Quiet(Others().busy_s, patience_s=patience_s, insists=False, on_wait=lambda _: None)
-    known = folders(scratch / "silero_vad")
+    known = folders(SCRATCH / "silero_vad")
     cases: list[Case] = []
     try:
         for name in models or sorted(known):
@@ -229,12 +232,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all cases there")
     arguments = parser.parse_args()
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            cases = asyncio.run(
-                run(arguments.models, arguments.rounds, arguments.patience, Path(scratch))
-            )
-    except UnavailableError:
-        print("other processes were busy for too long; end them, or give a longer --patience")
+        cases = asyncio.run(run(arguments.models, arguments.rounds, arguments.patience))
+    except UnavailableError as error:
+        print(f"{error}; end what else runs here, or give a longer --patience")
         return 2
     if arguments.json:
         arguments.json.write_text(json.dumps({"cases": [asdict(it) for it in cases]}, indent=1))
