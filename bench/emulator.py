@@ -14,17 +14,22 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from paldia_nodeagent.devices.cpu import Cpu
 from paldia_nodeagent.emulator.emulation import Emulation
 from paldia_nodeagent.emulator.figures import Figures
 from paldia_nodeagent.home import Home
 from paldia_nodeagent.inputs import make_request, sample_item
 from paldia_nodeagent.launcher import Launcher
 from paldia_nodeagent.ledger import Ledger
+from paldia_nodeagent.logs import LogRelay
 from paldia_nodeagent.measure import answer
+from paldia_nodeagent.memory import Memory
 from paldia_nodeagent.runtime import RuntimeFinder
 from paldia_nodeagent.site import Site
 from paldia_nodeagent.throttle import Throttle
 from paldia_nodeagent.triton import TritonProcess
+
+from paldia.kit.observability import configure_logging
 
 LANES = (1, 2, 4, 8)
 BATCHES = (1, 8)
@@ -54,22 +59,26 @@ async def bench(kind: str, workload: str, folder: Path) -> None:
     artifact = folder / "model"
     artifact.mkdir()
     (artifact / "config.pbtxt").write_text(_CONFIG.format(workload=workload))
+    configure_logging("bench", "critical")
     home = Home(folder / "home")
     finder = RuntimeFinder(None, home.backends)
     finder.look()
-    emulation = Emulation(kind, None, home, speed=1.0)
+    cpu, emulation = Cpu(), Emulation(kind, None, home, speed=1.0)
     site = Site(
         home,
         Ledger(home.runs),
         finder,
         Throttle(1.0),
         emulation.gpu,
+        Memory(cpu.memory_bytes, cpu.memory_free_bytes),
+        LogRelay(),
         host="127.0.0.1",
         load_limit_s=60.0,
+        stall_s=60.0,
         device=f"emulated:{kind}",
         emulation=emulation,
     )
-    async with emulation.running():
+    async with emulation.gpu.running():
         triton = await Launcher(site).launch("m", "0" * 64, artifact, "serve", lanes=max(LANES))
         try:
             profile = Figures(kind, None).profile("m", triton.config)
