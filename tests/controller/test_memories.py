@@ -22,6 +22,7 @@ from paldia_controller.views import Views
 
 from paldia.api import convert
 from paldia.api.v1 import routing_pb2, state_pb2, types_pb2
+from paldia.core.baselines import PALDIA
 from paldia.core.config import PolicyConfig
 from paldia.core.observation import ModelPlan
 from paldia.store.base import COMMIT_LIMIT_WRITES, VALUE_LIMIT_BYTES, Delete, Expect, Put, Store
@@ -108,6 +109,7 @@ class Life:
         self.planner = Planner(
             *(self.state, self.observer, profiling, provisioning, self.views),
             config=config,
+            policy=PALDIA,
             clock=clock,
         )
         self._clock, self._offered = clock, 0

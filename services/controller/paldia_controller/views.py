@@ -33,8 +33,6 @@ class Views:
         self._policy = policy
         self._routes: dict[str, routing_pb2.ModelRoute] = {}
         self._routes_of: tuple[int, int] | None = None
-        self._rates: dict[str, float] = {}
-        self._rates_of = -1
 
     def desired(self, node_id: str) -> agent_pb2.ConnectAgentResponse:
         """Give all that a node should hold and do."""
@@ -72,6 +70,9 @@ class Views:
             slo=revision.spec.slo,
             on_overload=revision.spec.on_overload,
             late_keep_turn=not self._policy.late_yields,
+            linger=convert.duration(
+                self._policy.linger_s(convert.seconds(revision.spec.slo.latency))
+            ),
             unteachable=not self._policy.sees_interference,
         )
         if not model.HasField("serving"):
@@ -82,9 +83,6 @@ class Views:
                 route.state = routing_pb2.ROUTE_STATE_FAILED
                 route.reason = model.last_failure.reason
             return route
-        linger_s = self._policy.linger_s(convert.seconds(route.slo.latency))
-        if linger_s:
-            route.linger.CopyFrom(convert.duration(linger_s))
         config = self._state.configs.get(revision.spec.artifact_digest)
         route.model_config = _named(config.model_config, model.name) if config else b""
         plan = self._state.plans.get(model.name)
@@ -160,19 +158,16 @@ class Views:
             model.status.placements.append(self._observed(name, placement))
         model.status.slo_unreachable = plan is not None and plan.slo_unreachable
         model.status.phase, model.status.reason = self._phase(model, plan)
-        model.status.requests_per_second = self.rates.get(name, 0.0)
+        remembered = self._state.memories.get(name)
+        if remembered is not None:
+            model.status.requests_per_second = remembered.requests_per_second
         return model
 
     @property
     def rates(self) -> Mapping[str, float]:
         """Give the requests per second of each model, as the planner last saved them."""
-        if self._rates_of != self._state.changed.count:
-            self._rates_of = self._state.changed.count
-            self._rates = {
-                name: row.message.requests_per_second
-                for name, row in self._state.memories.rows.items()
-            }
-        return self._rates
+        rows = self._state.memories.rows
+        return {name: row.message.requests_per_second for name, row in rows.items()}
 
     def models(self) -> dict[str, types_pb2.Model]:
         """Give all models with their status, by name."""
