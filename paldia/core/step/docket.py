@@ -18,9 +18,14 @@ def questions(world: World) -> list[Question]:
 
     Those that have a place go first, by name; then those without, the greatest first, for
     the small ones fill what the great ones leave. Whoever could stay may leave for money
-    only, and for a place that keeps its SLO by more.
+    only, and for a place that keeps its SLO by more. If there is nothing to decide, the fleet
+    stays as it is without those who are on it.
     """
-    names = [name for rank, name in enumerate(world.plans) if not _settled(world, name, rank)]
+    settled = {name for rank, name in enumerate(world.plans) if _is_settled(world, name, rank)}
+    if len(settled) == len(world.plans) and not _share_nodes(world):
+        return []
+    world.settle_in()
+    names = [name for name in world.plans if name not in settled or _is_hurt(world, name)]
     placed = world.prospects.tuned(
         [world.question(name, 1) for name in names if world.plans[name].target]
     )
@@ -41,9 +46,9 @@ def questions(world: World) -> list[Question]:
     return questions
 
 
-def _settled(world: World, name: str, rank: int) -> bool:
+def _is_settled(world: World, name: str, rank: int) -> bool:
     plan = world.plans[name]
-    if not plan.target or not is_settled(
+    return bool(plan.target) and is_settled(
         plan,
         world.views[name],
         world.memories[name],
@@ -51,9 +56,17 @@ def _settled(world: World, name: str, rank: int) -> bool:
         world.config,
         now_s=world.observation.now_s,
         rank=rank,
-    ):
-        return False
-    return not any(world.fleet.is_hurt(index, name) for index in world.fleet.places(name))
+    )
+
+
+def _share_nodes(world: World) -> bool:
+    """Whether a node is planned to serve two models, so that one may have too much company."""
+    places = [{a.node_id for a in plan.assignments} for plan in world.plans.values()]
+    return len(set().union(*places)) < sum(map(len, places))
+
+
+def _is_hurt(world: World, name: str) -> bool:
+    return any(world.fleet.is_hurt(index, name) for index in world.fleet.places(name))
 
 
 def _may_stay(world: World, question: Question) -> bool:

@@ -10,7 +10,7 @@ from paldia.core.observation import Action, Candidate, Decision, Memory, ModelPl
 from paldia.core.placement import selection
 from paldia.core.placement.choice import Choice
 from paldia.core.placement.occupancy import Fleet, demand_of
-from paldia.core.placement.questions import Found, Question
+from paldia.core.placement.questions import Found, Question, Row
 from paldia.core.step.changeover import changed_over
 from paldia.core.step.memory import remember
 from paldia.core.step.prospects import Prospects
@@ -23,7 +23,8 @@ class World:
 
     Attributes:
         remembered: memories as they were; `memories`, as they have become.
-        present: each model's way where it was planned to be when the step began.
+        present: each model's way where it was planned to be when the step began; none until
+            they have settled in.
         alarm: why nodes that seem to be lost are not given up; empty if nothing is in doubt.
         decisions: by model.
         spreads: models of which it was tried to divide their work further.
@@ -55,11 +56,15 @@ class World:
         }
         self.fleet = Fleet(observation.nodes)
         self.prospects = Prospects(self.fleet, config, policy)
-        self.present = self.prospects.settle_in(self.plans, self.views, self.memories)
+        self.present: dict[str, Row] = {}
         self.alarm = loss_in_doubt(self.plans.values(), self.nodes, config)
         self.remembered = memory
         self.decisions: dict[str, Decision] = {}
         self.spreads = 0
+
+    def settle_in(self) -> None:
+        """Count what is planned into the fleet."""
+        self.present = self.prospects.settle_in(self.plans, self.views, self.memories)
 
     def question(self, name: str, waiting: int) -> Question:
         """Ask for a model, of `waiting` that look for a place."""
