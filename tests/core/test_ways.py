@@ -262,7 +262,7 @@ def test_the_least_share_of_the_sms_still_keeps_the_slo() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(profiles(), min_size=1, max_size=4), st.sampled_from([10, 50, 100]))
 def test_tables_say_what_profiles_say(several: list[Profile], percent: int) -> None:
-    stack = stacked([costs_of(profile, percent) for profile in several], axes=1)
+    stack = stacked(tuple(costs_of(profile, percent) for profile in several), axes=1)
     for row, profile in enumerate(several):
         for size in range(1, profile.largest_batch + 1):
             at = int(stack.start[row, 0]) + size

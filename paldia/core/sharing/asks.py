@@ -78,24 +78,23 @@ class Stack:
     def __init__(self, asks: Sequence[Ask], axes: int, costs: Costs | None = None) -> None:
         """`costs` if they are known already."""
 
-        def column(values: Sequence[float]) -> Floats:
-            return np.array(values, dtype=np.float64).reshape(-1, *[1] * axes)
-
-        demands = [ask.demand for ask in asks]
         self.asks = asks
-        self.costs = costs or stacked([costs_of(ask.profile, ask.sm_percent) for ask in asks], axes)
-        self.demand = Demand(
-            column([demand.requests_per_second for demand in demands]),
-            column([demand.dispersion for demand in demands]),
-            column([demand.backlog for demand in demands]).astype(np.int64),
-            Slos(
-                column([demand.slo.latency_s for demand in demands]),
-                column([demand.slo.share for demand in demands]),
-            ),
+        self.costs = costs or stacked(
+            tuple([costs_of(ask.profile, ask.sm_percent) for ask in asks]), axes
         )
-        self.allowed_s = column([ask.allowed_s for ask in asks])
-        self.limit = column([ask.limit for ask in asks])
-        self.per_demand = column([ask.batches_per_demand for ask in asks])
+        rows = [
+            (
+                *(ask.demand.requests_per_second, ask.demand.dispersion, ask.demand.backlog),
+                *(ask.demand.slo.latency_s, ask.demand.slo.share),
+                *(ask.allowed_s, ask.limit, ask.batches_per_demand),
+            )
+            for ask in asks
+        ]
+        columns: Floats = np.array(rows, dtype=np.float64).T.reshape(-1, len(asks), *[1] * axes)
+        rate, dispersion, backlog, slo_s, share, self.allowed_s, self.limit, self.per_demand = (
+            columns
+        )
+        self.demand = Demand(rate, dispersion, backlog.astype(np.int64), Slos(slo_s, share))
 
     def foretell(
         self, batch: Amount, lanes: Amount, others: Amount, config: PolicyConfig, most_lanes: int

@@ -78,7 +78,8 @@ def _latency_s(points: Sequence[tuple[int, float]], rows: Ints) -> Floats:
     return np.where(after == 0, seconds[0], between)
 
 
-def stacked(costs: Sequence[Costs], axes: int) -> Costs:
+@lru_cache(maxsize=128)
+def stacked(costs: tuple[Costs, ...], axes: int) -> Costs:
     """Put the costs of several profiles together, for a grid that has `axes` axes for each."""
 
     def column(values: npt.ArrayLike) -> npt.NDArray[Any]:

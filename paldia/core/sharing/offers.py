@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,33 +110,39 @@ def _measured(
     most_lanes = int(lanes.max())
     batch, lanes = batch[..., np.newaxis], lanes[..., np.newaxis]
     way = Way(stack.costs, batch, lanes)
-    mean = stack.demand.requests_per_second / batch * way.latency_s(batch)
-    used = (mean * way.demand_fraction(batch))[..., 0]
+    used = (stack.demand.requests_per_second / batch * way.full_s * way.full_demand)[..., 0]
     memory_bytes = lanes[..., 0] * np.array([[float(ask.profile.memory_bytes)] for ask in asks])
 
     def kept(others: Floats) -> tuple[Prediction, Any, Any]:
         foretold, able = stack.foretell(batch, lanes, others, config, most_lanes)
         return foretold, able, able & (foretold.latency_s <= stack.allowed_s)
 
-    highest = config.utilisation_limit
-    rungs = np.linspace(0.0, highest, RUNGS)
-    foretold, able, good = kept(np.broadcast_to(rungs, (*batch.shape[:2], RUNGS)))
+    rungs = _rungs(config.utilisation_limit)
+    foretold, able, good = kept(rungs)
     # The last rung up to which all is well, and then the last part of the way to the next.
     last = np.logical_and.accumulate(good, axis=-1).sum(axis=-1) - 1
-    between = np.arange(1, STEPS) / STEPS * (rungs[1] - rungs[0])
-    start = rungs[np.maximum(0, last)]
-    _, _, further = kept(start[..., np.newaxis] + between)
-    steps = np.logical_and.accumulate(further, axis=-1).sum(axis=-1)
-    finer = np.where(last < RUNGS - 1, start + steps / STEPS * (rungs[1] - rungs[0]), highest)
+    tolerance = np.where(last >= 0, rungs[last], -1.0)
+    if ((last >= 0) & (last < RUNGS - 1)).any():
+        between = np.arange(1, STEPS) / STEPS * (rungs[1] - rungs[0])
+        start = rungs[np.maximum(0, last)]
+        _, _, further = kept(start[..., np.newaxis] + between)
+        steps = np.logical_and.accumulate(further, axis=-1).sum(axis=-1)
+        finer = start + steps / STEPS * (rungs[1] - rungs[0])
+        tolerance = np.where((last >= 0) & (last < RUNGS - 1), finer, tolerance)
     return [
         used,
         memory_bytes,
-        np.where(last >= 0, finer, -1.0),
+        tolerance,
         able[..., 0],
         foretold.latency_s,
         foretold.capacity,
         np.broadcast_to(foretold.pending, able.shape),
     ]
+
+
+@lru_cache(maxsize=16)
+def _rungs(highest: float) -> Floats:
+    return np.linspace(0.0, highest, RUNGS)
 
 
 def divided(

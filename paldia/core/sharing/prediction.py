@@ -97,6 +97,10 @@ class Way:
     beyond the largest that was measured count as that one. In place of the profile may stand
     the stacked costs of several, for arrays of ways to be judged together; batch sizes
     within what was measured are then the caller's business.
+
+    Attributes:
+        full_s: seconds that a full batch takes alone.
+        full_demand: share of the device that it takes.
     """
 
     profile: Profile | Costs
@@ -104,19 +108,23 @@ class Way:
     lanes: Amount
     sm_percent: int = 100
     costs: Costs = field(init=False, repr=False, compare=False)
+    full_s: Amount = field(init=False, repr=False, compare=False)
+    full_demand: Amount = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         known = self.profile
         costs = known if isinstance(known, Costs) else costs_of(known, self.sm_percent)
         object.__setattr__(self, "costs", costs)
+        object.__setattr__(self, "full_s", self.latency_s(self.batch))
+        object.__setattr__(self, "full_demand", self.demand_fraction(self.batch))
 
     def latency_s(self, rows: Amount) -> Amount:
         """Seconds that a batch of `rows` takes alone."""
-        return np.take(self.costs.latency_s, self.costs.start + rows, mode="clip")
+        return self.costs.latency_s.take(self.costs.start + rows, mode="clip")
 
     def demand_fraction(self, rows: Amount) -> Amount:
         """Share of the device that a batch of `rows` takes."""
-        return np.take(self.costs.demand, self.costs.start + rows, mode="clip")
+        return self.costs.demand.take(self.costs.start + rows, mode="clip")
 
     def slowdown(self, together: Amount, beside: Neighbours, rows: Amount = None) -> Amount:
         """Slowdown of each of `together` batches of `rows` requests; of full ones if not said."""
@@ -124,14 +132,18 @@ class Way:
             self.costs.penalty,
             self.costs.curve,
             together,
-            self.demand_fraction(self.batch if rows is None else rows),
+            self.full_demand if rows is None else self.demand_fraction(rows),
             other_demand=beside.demand,
             others=beside.batches,
         )
 
 
 def completion_time_s(
-    way: Way, pending: Amount, beside: Neighbours = ALONE, running: Amount = 1
+    way: Way,
+    pending: Amount,
+    beside: Neighbours = ALONE,
+    running: Amount = 1,
+    full_slowdown: Amount = None,
 ) -> Amount:
     """Seconds until `pending` requests are done, in batches that start together.
 
@@ -139,21 +151,27 @@ def completion_time_s(
     last of them of r. The last round takes as long as a whole batch, c = b, unless all
     there is in it is the remainder of N/b. k = 1 is time sharing; as many lanes as batches
     is space sharing. `running` is the least number of batches that the last round runs among:
-    under load others start before it ends.
+    under load others start before it ends. `full_slowdown` is S(k), if it is known already.
     """
+    if full_slowdown is None:
+        full_slowdown = way.slowdown(way.lanes, beside)
     batches = -(-pending // way.batch)
-    rounds = -(-batches // way.lanes)
-    last_lanes = batches - (rounds - 1) * way.lanes
+    full_rounds = -(-batches // way.lanes) - 1
+    last_lanes = batches - full_rounds * way.lanes
     last_batch = np.where(last_lanes > 1, way.batch, pending - (batches - 1) * way.batch)
-    time_s = (rounds - 1) * way.latency_s(way.batch) * way.slowdown(way.lanes, beside)
+    time_s = full_rounds * way.full_s * full_slowdown
     together = np.maximum(last_lanes, running)
     return time_s + way.latency_s(last_batch) * way.slowdown(together, beside, last_batch)
 
 
-def throughput(way: Way, beside: Neighbours = ALONE) -> Amount:
-    """Requests per second with all lanes full: X(b, k) = b k / (L(b) S(k))."""
-    slowdown = way.slowdown(way.lanes, beside)
-    return way.batch * way.lanes / (way.latency_s(way.batch) * slowdown)
+def throughput(way: Way, beside: Neighbours = ALONE, full_slowdown: Amount = None) -> Amount:
+    """Requests per second with all lanes full: X(b, k) = b k / (L(b) S(k)).
+
+    `full_slowdown` is S(k), if it is known already.
+    """
+    if full_slowdown is None:
+        full_slowdown = way.slowdown(way.lanes, beside)
+    return way.batch * way.lanes / (way.full_s * full_slowdown)
 
 
 def predict(
@@ -166,16 +184,16 @@ def predict(
     as run at a bad moment. `lanes_limit` is the greatest of the lane counts asked about.
     """
     rate = demand.requests_per_second
-    capacity = throughput(way, beside)
-    settled: Amount = np.ones_like(capacity)
-    offered: Amount = np.zeros_like(capacity)
+    full_slowdown = way.slowdown(way.lanes, beside)
+    capacity = throughput(way, beside, full_slowdown)
+    # A single request, by itself, is where it begins.
+    rows, mean = 1, 1.0
     for _ in range(_ROUNDS):
-        rows = np.ceil(settled).astype(np.int64)
-        mean = np.clip(offered, 1.0, way.lanes)
         cycle_s = way.latency_s(rows) * way.slowdown(mean, beside, rows)
-        settled = np.clip(rate * cycle_s / way.lanes, 1.0, way.batch)
+        settled = np.minimum(np.maximum(rate * cycle_s / way.lanes, 1.0), way.batch)
         offered = rate / settled * cycle_s
-    rows = np.ceil(settled).astype(np.int64)
+        rows = np.ceil(settled).astype(np.int64)
+        mean = np.minimum(np.maximum(offered, 1.0), way.lanes)
     running = np.minimum(way.lanes, offered + config.burst_z * np.sqrt(offered))
     cycle_s = way.latency_s(rows) * way.slowdown(np.maximum(1.0, running), beside, rows)
     busy = all_busy_probability(offered, way.lanes, lanes_limit)
@@ -186,13 +204,13 @@ def predict(
     ahead = np.maximum(demand.backlog, queued).astype(np.int64)
     pending = ahead + np.where(must_wait, rows, 1)
     wait_s = np.where(must_wait, cycle_s / way.lanes, 0.0)
-    batches = rate / way.batch * way.latency_s(way.batch)
+    batches = rate / way.batch * way.full_s
     return Prediction(
-        latency_s=wait_s + completion_time_s(way, pending, beside, running),
+        latency_s=wait_s + completion_time_s(way, pending, beside, running, full_slowdown),
         pending=pending,
         capacity=capacity,
         batches=batches,
-        utilisation=batches * way.demand_fraction(way.batch),
+        utilisation=batches * way.full_demand,
     )
 
 

@@ -49,10 +49,13 @@ def all_busy_probability(offered: Amount, lanes: Amount, lanes_limit: int) -> Am
     B(k) = a B(k-1) / (k + a B(k-1)), turned into the delay formula
     C = B / (1 - rho (1 - B)) with rho = a / k; 1 where the lanes can't keep up.
     """
-    blocked: Amount = np.ones_like(offered)
-    reached = blocked
+    asked = set(np.ravel(lanes).tolist())
+    blocked: Amount = 1.0
+    reached: Amount = 1.0
     for count in range(1, lanes_limit + 1):
-        blocked = offered * blocked / (count + offered * blocked)
-        reached = np.where(lanes == count, blocked, reached)
+        weight = offered * blocked
+        blocked = weight / (count + weight)
+        if count in asked:
+            reached = np.where(lanes == count, blocked, reached)
     rho = np.minimum(1.0, offered / lanes)
     return np.where(rho < 1, reached / np.maximum(1e-12, 1 - rho * (1 - reached)), 1.0)

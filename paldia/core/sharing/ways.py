@@ -111,21 +111,18 @@ class _Grid:
         self.batch = self.sizes[:, np.newaxis, np.newaxis, :]
         self.lanes = lanes.reshape(1, 1, -1, 1)
         way = Way(self.stack.costs, self.batch, self.lanes)
-        share = way.demand_fraction(self.batch)
-        batches = self.stack.demand.requests_per_second / self.batch * way.latency_s(self.batch)
-        self.used = batches * share
-        shape = (len(asks), levels.shape[1], 1, most)
-        self.others = np.broadcast_to(levels[:, :, np.newaxis, np.newaxis], shape)
+        self.used = (
+            self.stack.demand.requests_per_second / self.batch * way.full_s * way.full_demand
+        )
+        self.others = np.empty((len(asks), levels.shape[1] + leanest, 1, most))
+        self.others[:, : levels.shape[1]] = levels[:, :, np.newaxis, np.newaxis]
         if leanest:
-            full = np.maximum(0.0, self.stack.limit - self.used)
-            self.others = np.concatenate([self.others, full], axis=1)
-        self.shape = (len(asks), self.others.shape[1], len(lanes), most)
+            self.others[:, -1:] = np.maximum(0.0, self.stack.limit - self.used)
         self.memory_lanes = np.array([ask.most_lanes for ask in asks]).reshape(-1, 1, 1, 1)
         # Lanes beyond those that fill the device only get in each other's way.
-        self.useful = (self.lanes <= np.ceil(1 / share)) & (self.lanes <= self.memory_lanes)
-
-    def _flat(self, values: Amount) -> Amount:
-        return np.broadcast_to(values, self.shape).reshape(*self.shape[:2], -1)
+        self.useful = (self.lanes <= np.ceil(1 / way.full_demand)) & (
+            self.lanes <= self.memory_lanes
+        )
 
     def best(self, config: PolicyConfig) -> tuple[Ints, Ints]:
         """Take the least latency among those that keep up; if none does, what gets most done.
@@ -138,9 +135,11 @@ class _Grid:
         foretold, able = self.stack.foretell(
             self.batch, self.lanes, self.others, config, most_lanes
         )
-        able = self._flat(able & self.useful & (self.used + self.others <= self.stack.limit + TINY))
-        latency_s = self._flat(foretold.latency_s)
-        usable = np.where(able.any(axis=-1, keepdims=True), able, self._best_of_bad(foretold))
+        able = _flat(able & self.useful & (self.used + self.others <= self.stack.limit + TINY))
+        latency_s = _flat(foretold.latency_s)
+        usable, keeps_up = able, able.any(axis=-1, keepdims=True)
+        if not keeps_up.all():
+            usable = np.where(keeps_up, able, self._best_of_bad(foretold))
         times_s = np.where(usable, latency_s, math.inf)
         least_s = times_s.min(axis=-1, keepdims=True)
         kept = least_s <= self.stack.allowed_s[..., 0]
@@ -150,14 +149,14 @@ class _Grid:
             least_s / (1 - config.improvement),
         )
         rank = np.arange(len(self.counts)).reshape(1, 1, -1, 1) + self.used / (1 + self.used)
-        chosen = np.where(tied, self._flat(rank), math.inf).argmin(axis=-1)
-        now = self._position_now()[:, np.newaxis]
-        still = np.take_along_axis(tied, np.maximum(0, now)[..., np.newaxis], axis=-1)[..., 0]
-        chosen = np.where((now >= 0) & still, now, chosen)
+        chosen = np.where(tied, _flat(rank), math.inf).argmin(axis=-1)
+        now = self._position_now()
+        still = tied[np.arange(len(now)), :, np.maximum(0, now)]
+        chosen = np.where((now >= 0)[:, np.newaxis] & still, now[:, np.newaxis], chosen)
         if self.leanest:
             chosen[:, -1] = self._leanest(able[:, -1], latency_s[:, -1], chosen[:, -1])
-        lane, size = np.divmod(chosen, self.shape[-1])
-        return np.take_along_axis(self.sizes, size, axis=1), self.counts[lane]
+        lane, size = np.divmod(chosen, self.sizes.shape[1])
+        return self.sizes[np.arange(len(self.sizes))[:, np.newaxis], size], self.counts[lane]
 
     def _best_of_bad(self, foretold: Prediction) -> npt.NDArray[np.bool_]:
         """Mark the ways that get most done, of those that get anything done in time.
@@ -165,9 +164,9 @@ class _Grid:
         A request that has just missed a batch has to wait for it and for its own: where both
         take longer than is allowed, a high throughput helps nobody.
         """
-        useful = self._flat(self.useful)
-        capacity = np.where(useful, self._flat(foretold.capacity), 0.0)
-        batch_s = self._flat(self.batch * self.lanes) / np.maximum(TINY, capacity)
+        useful = _flat(self.useful)
+        capacity = np.where(useful, _flat(foretold.capacity), 0.0)
+        batch_s = _flat(self.batch * self.lanes) / np.maximum(TINY, capacity)
         prompt = useful & (_BATCHES_WAITED * batch_s <= self.stack.allowed_s[..., 0])
         chosen = np.where(prompt.any(axis=-1, keepdims=True), prompt, useful)
         capacity = np.where(chosen, capacity, 0.0)
@@ -187,8 +186,13 @@ class _Grid:
         """Take the least room, in work or in memory, of those that bear a full device."""
         bears = able & (latency_s <= self.stack.allowed_s.reshape(-1, 1))
         room = self.used / self.stack.limit + self.lanes / np.maximum(1, self.memory_lanes)
-        leanest = np.where(bears, self._flat(room)[:, -1], math.inf).argmin(axis=-1)
+        leanest = np.where(bears, _flat(room)[:, -1], math.inf).argmin(axis=-1)
         return np.where(bears.any(axis=-1), leanest, otherwise)
+
+
+def _flat(values: Amount) -> Amount:
+    """Put lanes and batch sizes on one axis."""
+    return values.reshape(*values.shape[:2], -1)
 
 
 def _all_at_once(ask: Ask) -> list[tuple[int, int]]:
