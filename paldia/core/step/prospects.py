@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from paldia.core.sharing.costs import costs_of
 from paldia.core.sharing.offers import divided, judged, measured
 from paldia.core.types import Hardware
 
+_Key: TypeAlias = tuple[str, float, int, int, tuple[tuple[str, int, int], ...]]
+"""What of a question may differ in one step and says what is judged."""
+
 
 @lru_cache(maxsize=1 << 16)
 def least_work_s(profile: Profile, batch_limit: int) -> float:
@@ -31,12 +35,16 @@ def least_work_s(profile: Profile, batch_limit: int) -> float:
 
 
 class Prospects:
-    """Judges many models at once, for the questions that are asked one by one."""
+    """Judges many models at once, for the questions that are asked one by one in a step.
+
+    What is expected of a model and which nodes are usable stays the same all through it.
+    """
 
     def __init__(self, fleet: Fleet, config: PolicyConfig, policy: Policy) -> None:
         self._fleet = fleet
         self._config = config
         self._policy = policy
+        self._known: dict[_Key, dict[str, Row]] = {}
         self._kinds: list[tuple[str, Hardware, int]] = []
         for name in fleet.hardware:
             usable = int(fleet.usable[fleet.part(name)].sum())
@@ -131,8 +139,21 @@ class Prospects:
     def judged(self, questions: Sequence[tuple[Question, float]]) -> list[Question]:
         """Judge all kinds of hardware for each model, which may use up that share of its SLO.
 
-        Of the device it may use the same part of what may be planned for.
+        Of the device it may use the same part of what may be planned for. What was asked
+        before in this step is known.
         """
+        keys = [_key_of(question, margin) for question, margin in questions]
+        new = {
+            key: asked for key, asked in zip(keys, questions, strict=True) if key not in self._known
+        }
+        self._known.update(zip(new, self._on_kinds(list(new.values())), strict=True))
+        return [
+            replace(question, kinds=self._known[key])
+            for (question, _), key in zip(questions, keys, strict=True)
+        ]
+
+    def _on_kinds(self, questions: Sequence[tuple[Question, float]]) -> list[dict[str, Row]]:
+        """Judge all kinds of hardware for each; by kind, where the model could run."""
         pairs = [
             (at, kind, hardware, profile, usable)
             for at, (question, _) in enumerate(questions)
@@ -141,8 +162,9 @@ class Prospects:
             and usable > 0
             and hardware.memory_bytes >= profile.memory_bytes
         ]
+        kinds: list[dict[str, Row]] = [{} for _ in questions]
         if not pairs:
-            return [question for question, _ in questions]
+            return kinds
         config = self._config
 
         def ask(pair: int, nodes: int) -> Ask:
@@ -163,13 +185,9 @@ class Prospects:
             fewest.append(min(highest, max(least, math.ceil(work / limit - 1e-6))))
             most.append(highest)
         offers = divided(np.array(fewest), np.array(most), ask, self._policy.sharing, self._config)
-        kinds: list[dict[str, Row]] = [{} for _ in questions]
         for row, (at, kind, _, _, _) in enumerate(pairs):
             kinds[at][kind] = Row(offers, row)
-        return [
-            replace(question, kinds=found)
-            for (question, _), found in zip(questions, kinds, strict=True)
-        ]
+        return kinds
 
     def _ask(
         self,
@@ -199,6 +217,12 @@ class Prospects:
             sm_percent=sm_percent,
             mean=None if mean is None else replace(demand, requests_per_second=mean / nodes),
         )
+
+
+def _key_of(question: Question, margin: float) -> _Key:
+    name, backlog = question.view.model.name, question.memory.backlog
+    ways = tuple((a.hardware, a.batch, a.lanes) for a in question.current)
+    return name, margin, question.spread, backlog, ways
 
 
 def load_of(model: str, row: Row, way: int) -> Load:
