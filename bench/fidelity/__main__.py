@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tempfile.TemporaryDirectory(prefix="paldia-fidelity-") as parent,
             ):
                 measured = Path(parent) / "measured"
-                for case in group:
+                together = [*group]
+                ways = measure(together[0], measured, partial(_tell, status, together[0]))
+                for case in together:
                     tell = partial(_tell, status, case)
-                    if not measured.exists():
-                        measure(case, measured, tell)
-                    live = play(case, measured, options.seconds, tell)
+                    live = play(case, measured, ways, options.seconds, tell)
                     tell("simulating")
                     sim = simulate(case, live.times, options.seconds, live.found)
                     rows.append(_row(case, live, sim))
@@ -78,7 +78,8 @@ def _row(case: Case, live: Live, sim: Played) -> dict[str, Any]:
         "policy": case.policy,
         "nodes": [f"{node_id}: {kind.name}" for node_id, kind in live.found.nodes.items()],
         "slo_ms": case.slo_s * 1e3,
-        "overhead_ms": live.found.overhead_s * 1e3,
+        "lane_way_ms": live.found.ways.lane_s * 1e3,
+        "caller_way_ms": live.found.ways.caller_s * 1e3,
         "live": seen,
         "sim": said,
         "delta": delta(seen, said),

@@ -22,10 +22,10 @@ from tritonclient.grpc import InferInput
 
 from bench.fidelity.cases import LEAD_S, Case, arrivals
 from bench.fidelity.played import Played
-from bench.fidelity.simulated import Found, Known
+from bench.fidelity.simulated import Found, Ways
 from bench.paper.scenarios import reference_rps
 from paldia.api import convert, machines
-from paldia.api.v1 import control_pb2, control_pb2_grpc
+from paldia.api.v1 import control_pb2, control_pb2_grpc, types_pb2
 from paldia.cli import samples
 from paldia.cli.cluster import LocalCluster
 from paldia.cli.demo_files import features_of, select_files
@@ -43,8 +43,9 @@ DEADLINE_S = 120.0
 NODES_LIMIT_S = 30.0
 PROBES = 40
 PROBE_EVERY_S = 0.25
-"""Requests that are sent one by one to see what they take beyond their batches: so slowly that no
-planner thinks much of them."""
+"""Requests that are sent one by one to see what they take beyond their batches."""
+REPORTED_S = 3.0
+"""Until the controller knows how long their batches took."""
 TOKENS = 128
 REPOSITORY = Path(__file__).parents[2]
 
@@ -74,13 +75,16 @@ class _Stage:
     stub: control_pb2_grpc.ControlServiceStub
 
 
-def measure(case: Case, folder: Path, tell: Tell) -> None:
+def measure(case: Case, folder: Path, tell: Tell) -> Ways:
     """Leave in a folder a cluster that has measured a case's model on all its machines.
 
     Args:
         case: one of those with this model and these machines.
         folder: where; it must not be there yet.
         tell: told what is being done.
+
+    Returns:
+        What single requests took beyond their batches there.
     """
     samples.prepare()
     with _stage(case, folder, PALDIA.name) as stage:
@@ -88,15 +92,19 @@ def measure(case: Case, folder: Path, tell: Tell) -> None:
         stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
         tell("measuring")
         stage.client.profile(case.model)
+        tell("sending requests one by one")
+        ways = asyncio.run(_ways(case, stage))
         stage.client.undeploy(case.model)
+    return ways
 
 
-def play(case: Case, measured: Path, played_s: float, tell: Tell) -> Live:
+def play(case: Case, measured: Path, ways: Ways, played_s: float, tell: Tell) -> Live:
     """Play a case; everything is stopped at the end.
 
     Args:
         case: the case.
         measured: a folder that `measure` left.
+        ways: what it gave.
         played_s: the time after the lead that is compared.
         tell: told what is being done.
     """
@@ -110,15 +118,10 @@ def play(case: Case, measured: Path, played_s: float, tell: Tell) -> Live:
             profiles, nodes = _profiles(case, stage), _nodes(stage)
             capacity = reference_rps(profiles[case.reference], case.slo_s)
             times = arrivals(case, capacity, played_s)
-            tell("sending requests one by one")
-            probed_s = np.arange(PROBES) * PROBE_EVERY_S
-            probing_s = time.monotonic() - deployed_s
-            by_node = {node_id: profiles[hardware.name] for node_id, hardware in nodes.items()}
-            overhead_s = asyncio.run(_overhead_s(case, probed_s, by_node, stage))
-            before = Known(probing_s + probed_s, math.ceil(time.monotonic() - deployed_s))
+            silence_s = math.ceil(time.monotonic() - deployed_s)
             tell(f"playing {len(times)} requests")
             played = asyncio.run(_send(case, times, played_s, stage))
-            return Live(played, times, Found(profiles, nodes, before, overhead_s))
+            return Live(played, times, Found(profiles, nodes, silence_s, ways))
 
 
 @contextmanager
@@ -142,9 +145,14 @@ def _stage(case: Case, folder: Path, policy: str) -> Iterator[_Stage]:
         yield _Stage(cluster.frontend_address, client, stub)
 
 
+def _told(case: Case, stage: _Stage) -> Iterator[types_pb2.Profile]:
+    yield from stage.stub.ExplainModel(
+        control_pb2.ExplainModelRequest(name=case.model, limit=1)
+    ).profiles
+
+
 def _profiles(case: Case, stage: _Stage) -> dict[str, Profile]:
-    answer = stage.stub.ExplainModel(control_pb2.ExplainModelRequest(name=case.model, limit=1))
-    told = {each.hardware: convert.profile_from_proto(each) for each in answer.profiles}
+    told = {each.hardware: convert.profile_from_proto(each) for each in _told(case, stage)}
     return {kind: profile for kind, profile in told.items() if profile is not None}
 
 
@@ -153,21 +161,31 @@ def _nodes(stage: _Stage) -> dict[str, Hardware]:
     return {node.id: machines.hardware_from_proto(node.hardware) for node in listed}
 
 
-async def _overhead_s(
-    case: Case, times: Times, profiles: dict[str, Profile], stage: _Stage
-) -> float:
-    """Give what a request that nobody else is beside takes beyond its batch, in the median."""
+async def _ways(case: Case, stage: _Stage) -> Ways:
+    """Send requests one by one: the callers' latencies tell the whole, batches' their part of it.
+
+    Raises:
+        UnavailableError: they weren't answered, or not from one kind of hardware.
+    """
+    times = (np.arange(PROBES) * PROBE_EVERY_S).tolist()
     outcomes = await replay(
-        stage.frontend, case.model, _payloads(case.model), times.tolist(), deadline_s=DEADLINE_S
+        stage.frontend, case.model, _payloads(case.model), times, deadline_s=DEADLINE_S
     )
-    beyond_s = [
-        it.latency_s - profiles[str(it.tags["paldia_node"])].latency_s(1)
-        for it in outcomes
-        if it.code == ANSWERED
-    ]
-    if not beyond_s:
-        raise UnavailableError(f"no request to {case.model} was answered: {outcomes[0].code}")
-    return max(0.0, float(np.median(beyond_s)))
+    await asyncio.sleep(REPORTED_S)
+    answered = [it for it in outcomes if it.code == ANSWERED]
+    nodes = _nodes(stage)
+    kinds = {nodes[str(it.tags["paldia_node"])].name for it in answered}
+    if len(kinds) != 1:
+        raise UnavailableError(
+            f"single requests to {case.model} were answered by {sorted(kinds)}, not by one kind "
+            f"of hardware; codes: {sorted({it.code for it in outcomes})}"
+        )
+    (kind,) = kinds
+    alone_s = _profiles(case, stage)[kind].latency_s(1)
+    whole_s = max(0.0, float(np.median([it.latency_s for it in answered])) - alone_s)
+    (ratio,) = [it.check.ratio for it in _told(case, stage) if it.hardware == kind]
+    lane_s = min(whole_s, max(0.0, ratio - 1) * alone_s)
+    return Ways(lane_s, whole_s - lane_s)
 
 
 async def _send(case: Case, times: Times, played_s: float, stage: _Stage) -> Played:

@@ -40,9 +40,9 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         "# The simulator against a live cluster",
         "",
-        "The same requests, the same policy, profiles as measured on the live cluster. To what "
-        "the simulator says is added what a single request took beyond its batch. The last column "
-        "names what is further off than wanted.",
+        "The same requests, the same policy, profiles as measured on the live cluster. To them "
+        "and to the simulator's answers is added what single requests took beyond their batches. "
+        "The last column names what is further off than wanted.",
         "",
         "| " + " | ".join(_HEADINGS) + " |",
         "|" + "---|" * len(_HEADINGS),

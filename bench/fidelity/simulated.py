@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,21 +33,32 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Ways:
+    """What a request takes beyond its batch while nobody else is there; the simulator has none.
+
+    Attributes:
+        lane_s: from frontend to Triton and back, while the lane is busy.
+        caller_s: from the caller to the frontend and back.
+    """
+
+    lane_s: float
+    caller_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What the live cluster is known by before a case is played on it.
 
     Attributes:
         profiles: as measured, by kind of hardware.
         nodes: the machines as they reported themselves.
-        before: requests since the model was deployed, until the lead: all that there ever were.
-        overhead_s: what a request takes beyond its batch while nobody else is there: the way
-            from the caller to the batch and back, of which the simulator knows nothing.
+        silence_s: since the model was deployed, until the lead.
     """
 
     profiles: Mapping[str, Profile]
     nodes: Mapping[str, Hardware]
-    before: Known
-    overhead_s: float
+    silence_s: float
+    ways: Ways
 
 
 class _Answers:
@@ -75,7 +86,7 @@ class _Answers:
 
 
 def simulate(case: Case, times: Times, played_s: float, found: Found) -> Played:
-    """Play the same requests, after the same that came before them.
+    """Play the same requests, after as long a silence.
 
     Args:
         case: the case.
@@ -85,12 +96,19 @@ def simulate(case: Case, times: Times, played_s: float, found: Found) -> Played:
     """
     duration_s = LEAD_S + played_s
     model = Model(case.model, DIGEST, Slo(case.slo_s))
-    spec = SimModel(model, found.profiles, Known(times, duration_s), history=found.before)
+    profiles = {
+        kind: replace(
+            profile,
+            points=tuple((rows, took_s + found.ways.lane_s) for rows, took_s in profile.points),
+        )
+        for kind, profile in found.profiles.items()
+    }
+    silence = Known(np.zeros(0), found.silence_s)
+    spec = SimModel(model, profiles, Known(times, duration_s), history=silence)
     answers = _Answers()
-    # No longer than the live cluster has the planner seen silence, and learned from it.
-    warmup_s = found.before.duration_s
-    scenario = Scenario((spec,), found.nodes, duration_s, warmup_s=warmup_s)
+    # No longer than the live planner has this one seen silence, and learned from it.
+    scenario = Scenario((spec,), found.nodes, duration_s, warmup_s=found.silence_s)
     timeline = run(scenario, policy_named(case.policy), sink=answers).timeline
     from_row = round(LEAD_S / timeline.interval_s)
     cost_usd = float(timeline.usd_per_hour[from_row:].sum()) * timeline.interval_s / 3600
-    return Played(np.array(answers.seconds) + found.overhead_s, answers.node_ids, cost_usd)
+    return Played(np.array(answers.seconds) + found.ways.caller_s, answers.node_ids, cost_usd)

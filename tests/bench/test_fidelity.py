@@ -11,7 +11,7 @@ import pytest
 from bench.fidelity.cases import LEAD_S, RPS_LIMIT, Case, arrivals, cases
 from bench.fidelity.played import Played, delta
 from bench.fidelity.report import WANTED, off, text
-from bench.fidelity.simulated import Found, Known, simulate
+from bench.fidelity.simulated import Found, Ways, simulate
 from paldia.core.baselines import live_policy_named
 from paldia.core.profiles import Profile
 from paldia.core.types import Hardware
@@ -77,11 +77,11 @@ def test_what_is_off_by_more_than_is_wanted_is_named_either_way(key: str, sign: 
     assert named.startswith(key.partition("_")[0])
 
 
-def played(*times: float, overhead_s: float = 0.0) -> Played:
+def played(*times: float, ways: Ways = Ways(0.0, 0.0)) -> Played:  # noqa: B008 - frozen
     """Simulate requests at these times after the lead, after three in it."""
     case = replace(CASES["magika-cpu"], slo_s=2.0)
     nodes = {"cpu": Hardware("cpu", 3600.0, 8 << 30, cores=1)}
-    found = Found({"cpu": PROFILE}, nodes, Known(np.zeros(0), 20.0), overhead_s)
+    found = Found({"cpu": PROFILE}, nodes, 20.0, ways)
     every = np.array([1.0, 2.0, 3.0, *(LEAD_S + at_s for at_s in times)])
     return simulate(case, every, 10.0, found)
 
@@ -95,7 +95,12 @@ def test_what_is_simulated_is_what_comes_after_the_lead() -> None:
 
 def test_who_comes_together_waits_and_all_take_the_way_there_and_back() -> None:
     assert max(played(1.0, 1.0).latency_s) == pytest.approx(1.0, rel=0.1)
-    assert played(1.0, overhead_s=0.1).latency_s == pytest.approx([0.6])
+    assert played(1.0, ways=Ways(0.0, 0.1)).latency_s == pytest.approx([0.6])
+    # Whoever comes next waits for the lane, but not for the answer to have reached its caller.
+    apart = played(1.0, 1.1, ways=Ways(0.0, 0.2)).latency_s
+    behind = played(1.0, 1.1, ways=Ways(0.2, 0.0)).latency_s
+    assert max(apart) == pytest.approx(0.9 + 0.2, rel=0.01)
+    assert max(behind) == pytest.approx(1.3, rel=0.01)
 
 
 def test_the_report_shows_both_sides_of_a_case() -> None:
