@@ -82,8 +82,11 @@ def _spread(
         return question, found
     world.spreads += 1
     margin = world.config.margin
+    # Beyond the nodes that any kind has, a greater number is the same.
     wider = [
-        replace(question, spread=count) for count in SPREADS if count <= world.config.nodes_limit
+        replace(question, spread=count)
+        for fewer, count in zip((0, *SPREADS), SPREADS, strict=False)
+        if count <= world.config.nodes_limit and fewer < world.prospects.most_nodes
     ]
     for each in world.prospects.judged([(one, margin) for one in wider]):
         places = selection.candidates(each, world.fleet, world.config)

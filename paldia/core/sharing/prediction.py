@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -214,6 +215,7 @@ def predict(
     )
 
 
+@lru_cache(maxsize=1 << 14)
 def queued_batches(batches: int, demand_fraction: float, penalty: float) -> int:
     """Give the number of batches to queue by the source paper's idea, as reconstructed.
 

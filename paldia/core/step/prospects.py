@@ -38,6 +38,9 @@ class Prospects:
     """Judges many models at once, for the questions that are asked one by one in a step.
 
     What is expected of a model and which nodes are usable stays the same all through it.
+
+    Attributes:
+        most_nodes: usable nodes of the kind that has most of them.
     """
 
     def __init__(self, fleet: Fleet, config: PolicyConfig, policy: Policy) -> None:
@@ -49,6 +52,7 @@ class Prospects:
         for name in fleet.hardware:
             usable = int(fleet.usable[fleet.part(name)].sum())
             self._kinds.append((name, fleet.at(fleet.part(name).start).hardware, usable))
+        self.most_nodes = max((usable for _, _, usable in self._kinds), default=0)
 
     def settle_in(
         self,
@@ -142,7 +146,7 @@ class Prospects:
         Of the device it may use the same part of what may be planned for. What was asked
         before in this step is known.
         """
-        keys = [_key_of(question, margin) for question, margin in questions]
+        keys = [self._key(question, margin) for question, margin in questions]
         new = {
             key: asked for key, asked in zip(keys, questions, strict=True) if key not in self._known
         }
@@ -151,6 +155,11 @@ class Prospects:
             replace(question, kinds=self._known[key])
             for (question, _), key in zip(questions, keys, strict=True)
         ]
+
+    def _key(self, question: Question, margin: float) -> _Key:
+        name, backlog = question.view.model.name, question.memory.backlog
+        ways = tuple((a.hardware, a.batch, a.lanes) for a in question.current)
+        return name, margin, min(question.spread, self.most_nodes), backlog, ways
 
     def _on_kinds(self, questions: Sequence[tuple[Question, float]]) -> list[dict[str, Row]]:
         """Judge all kinds of hardware for each; by kind, where the model could run."""
@@ -217,12 +226,6 @@ class Prospects:
             sm_percent=sm_percent,
             mean=None if mean is None else replace(demand, requests_per_second=mean / nodes),
         )
-
-
-def _key_of(question: Question, margin: float) -> _Key:
-    name, backlog = question.view.model.name, question.memory.backlog
-    ways = tuple((a.hardware, a.batch, a.lanes) for a in question.current)
-    return name, margin, question.spread, backlog, ways
 
 
 def load_of(model: str, row: Row, way: int) -> Load:
