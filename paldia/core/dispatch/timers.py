@@ -53,8 +53,8 @@ class Timers:
         """Leave an entry that holds at the head, and not too many others."""
         heap, entry_of = self._heap, self._entry_of
         if len(heap) > _DEAD_MOST + 2 * len(entry_of):
-            heap[:] = [entry for entry in heap if entry_of.get(entry[3]) is entry]
+            heap[:] = [entry for entry in heap if entry_of.get(entry[3]) == entry]
             heapq.heapify(heap)
-        while heap and entry_of.get(heap[0][3]) is not heap[0]:
+        while heap and entry_of.get(heap[0][3]) != heap[0]:
             heapq.heappop(heap)
         self.next_s = heap[0][0] if heap else math.inf
