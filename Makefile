@@ -65,7 +65,7 @@ clean:  ## Remove what was built and measured
 	rm -rf out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 bench-paper: setup  ## Evaluate all policies in the simulator; it can be stopped and goes on
-	$(BIN)/python -m bench.paper
+	$(BIN)/python -m bench.compiled bench.paper
 
 bench-forecast: setup  ## Score the forecasters on the traces
 	$(BIN)/python -m bench.forecast
