@@ -310,6 +310,15 @@ def test_replicas_go_to_different_nodes() -> None:
     assert sorted(world.places("m")) == ["s0", "s1"]
 
 
+def test_a_missing_replica_takes_the_first_node_that_comes() -> None:
+    world = World({"s0": SLOW}, {"m": model(min_replicas=2)})
+    world.steps(5, m=10)
+    assert world.places("m") == ["s0"]
+    world.nodes["s1"] = SLOW
+    world.steps(2, m=10)
+    assert world.places("m") == ["s0", "s1"]
+
+
 def test_too_few_nodes_for_the_replicas_still_serves(world: World) -> None:
     world.models["m"] = model(min_replicas=3)
     decision = world.step()["m"]

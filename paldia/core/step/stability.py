@@ -41,6 +41,9 @@ def is_settled(
         return False
     if plan.generation != view.model.generation or memory.last_used_s < now_s:
         return False
+    # A node for a replica that is missing may come at any time.
+    if len(plan.target) < view.model.min_replicas:
+        return False
     rate = demand_of(view, memory, 1).requests_per_second
     if abs(rate - memory.judged_rate) > config.settled_band * memory.judged_rate:
         return False
