@@ -139,7 +139,8 @@ from paldia.cli.children import Child, Spawner
 log = Path(sys.argv[1])
 program = "import time; print('started', flush=True); time.sleep(60)"
 child = Child("thing", [sys.executable, "-c", program], log, lambda: log.read_text() or None)
-Spawner().start(child)
+spawner = Spawner()
+spawner.start(child)
 child.wait_ready(time.monotonic() + 20)
 print(child.pid, flush=True)
 time.sleep(60)

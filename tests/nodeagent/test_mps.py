@@ -163,7 +163,9 @@ def test_after_a_fault_it_is_started_anew_elsewhere(
     mps.start()
     tell(stand_in, mps, "start_server -uid 0")
     before = mps.environment(100)
-    daemon(stand_in).send_signal(signal.SIGKILL)
+    killed = daemon(stand_in)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(10)
     clock.now_s += 5
     mps.look_after()
     assert "Cannot find MPS control daemon" in mps.trouble
