@@ -3,6 +3,8 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from paldia_nodeagent.measure import closed_loop
 from paldia_nodeagent.sharing import (
     LANES_LEAST,
@@ -10,6 +12,8 @@ from paldia_nodeagent.sharing import (
     lanes_to_load,
     middle_mean,
     sizes_to_share,
+    slowdowns,
+    weights_of,
 )
 
 
@@ -95,3 +99,34 @@ def test_the_larger_of_the_sizes_is_one_that_is_worth_batching() -> None:
 def test_a_middle_mean_leaves_out_both_ends() -> None:
     assert middle_mean([9.0, 1.0, 2.0, 2.0, 4.0, 3.0, 3.0, 0.0]) == pytest.approx(2.5)
     assert middle_mean([5.0]) == 5.0
+
+
+def test_what_drifts_meanwhile_is_no_slowdown() -> None:
+    """A machine that slows steadily, measured from one lane to three and back."""
+    true = (1.0, 1.5, 2.25)
+    pace = [1.0 + 0.1 * at for at in range(6)]
+    up = [0.02 * factor * pace[at] for at, factor in enumerate(true)]
+    down = [0.02 * factor * pace[5 - at] for at, factor in enumerate(true)]
+    assert slowdowns([up, down]) == pytest.approx(true)
+    assert slowdowns([up]) == pytest.approx((1.0, 1.65, 2.7)), "which one way would take for one"
+
+
+def test_one_single_batch_that_was_disturbed_spoils_no_more_than_its_part() -> None:
+    up, down = [0.02, 0.03], [0.03, 0.03]
+    assert slowdowns([up, down]) == pytest.approx((1.0, 1.2))
+
+
+@given(
+    st.lists(st.floats(0.001, 1.0), min_size=1, max_size=2),
+    st.integers(1, 8),
+)
+def test_more_batches_and_longer_ones_are_given_more_time(
+    alone_s: list[float], callers: int
+) -> None:
+    now, beside_more = weights_of(alone_s, callers), weights_of(alone_s, callers + 1)
+    assert all(
+        more - few == pytest.approx(one_s)
+        for few, more, one_s in zip(now, beside_more, alone_s, strict=True)
+    )
+    assert sorted(now) == [weight for _, weight in sorted(zip(alone_s, now, strict=True))]
+    assert min(now) > max(alone_s), "a round of the longest at least"

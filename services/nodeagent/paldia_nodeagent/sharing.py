@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ def sizes_to_share(points: Sequence[tuple[int, float]]) -> list[int]:
 async def measure_slowdowns(
     admin: TritonAdmin,
     make: Callable[[int], Any],
-    sizes: Sequence[int],
+    alone_s: Mapping[int, float],
     lanes: int,
     *,
     load: Callable[[int], Awaitable[bool]],
@@ -61,7 +61,7 @@ async def measure_slowdowns(
     Args:
         admin: the Triton.
         make: gives the request for a batch size.
-        sizes: batch sizes.
+        alone_s: seconds that one batch takes by itself, of each batch size.
         lanes: the most batches at once.
         load: has so many lanes loaded; False if there is no room for them.
         budget_s: time for all of it, loading aside; once it is over, the way down is left out.
@@ -71,38 +71,57 @@ async def measure_slowdowns(
     Raises:
         NotServableError: the model failed.
     """
-    requests = {size: make(size) for size in sizes}
-    left_s, done, cells = budget_s, 0, 2 * lanes * len(sizes)
+    requests = {size: make(size) for size in alone_s}
+    weights = [weights_of(alone_s.values(), callers) for callers in range(1, lanes + 1)]
+    whole = ahead = 2 * sum(map(sum, weights))
+    left_s = budget_s
 
     async def with_lanes(callers: int) -> list[float]:
-        nonlocal left_s, done
+        nonlocal left_s, ahead
         seconds = []
-        for size in sizes:
-            on_cell(size, callers, done / cells)
-            share_s = max(0.0, left_s) / (cells - done)
+        for size, weight in zip(alone_s, weights[callers - 1], strict=True):
+            on_cell(size, callers, 1 - ahead / whole)
+            share_s = max(0.0, left_s) * weight / ahead
             call = partial(answer, admin, requests[size])
             samples, took_s = await guard(
                 partial(closed_loop, call, callers, share_s, share_s * _TOO_SLOW)
             )
             seconds.append(middle_mean(samples))
-            left_s, done = left_s - took_s, done + 1
+            left_s, ahead = left_s - took_s, ahead - weight
         return seconds
 
     up: list[list[float]] = []
     while len(up) < lanes and await load(len(up) + 1):
         up.append(await with_lanes(len(up) + 1))
+    ahead = sum(map(sum, weights[: len(up)]))
     down: list[list[float]] = []
     while len(down) < len(up) and left_s > 0 and await load(len(up) - len(down)):
         down.append(await with_lanes(len(up) - len(down)))
-    # Each way against its own single batch, which only a whole one has.
+    # Only a whole way has the single batch that it is to be compared with.
     ways = [way for way in (up, down[::-1]) if len(way) == len(up)]
     return {
-        size: tuple(
-            statistics.fmean(way[at][index] / way[0][index] for way in ways)
-            for at in range(len(up))
-        )
-        for index, size in enumerate(sizes)
+        size: slowdowns([[row[at] for row in way] for way in ways])
+        for at, size in enumerate(alone_s)
     }
+
+
+def weights_of(alone_s: Collection[float], callers: int) -> list[float]:
+    """Give the part of the time that each batch size is measured for, so many at once.
+
+    As many rounds for each, as far as batches that want more than there is take turns, and
+    some time that is the same for all: short batches vary more.
+    """
+    return [callers * seconds + max(alone_s) for seconds in alone_s]
+
+
+def slowdowns(ways: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Give the slowdown of each of 1, 2, ... batches, from the seconds they took on each way.
+
+    All ways together are compared with all their single batches: those are the shortest, and one
+    that was disturbed would spoil all of its way.
+    """
+    together_s = [sum(seconds) for seconds in zip(*ways, strict=True)]
+    return tuple(seconds / together_s[0] for seconds in together_s)
 
 
 def middle_mean(samples: Sequence[float]) -> float:

@@ -193,7 +193,7 @@ class Survey:
         lanes = lanes_to_load(demand, triton.memory_bytes(), self._bench.free_bytes)
         if lanes < 2:
             return convert.profile_to_proto(alone)
-        sizes = sizes_to_share(alone.points)
+        alone_s = {size: alone.latency_s(size) for size in sizes_to_share(alone.points)}
 
         async def load(count: int) -> bool:
             try:
@@ -207,7 +207,7 @@ class Survey:
             curves = await measure_slowdowns(
                 triton.admin,
                 lambda size: self._request(triton.config, size),
-                sizes,
+                alone_s,
                 lanes,
                 load=load,
                 budget_s=self._budget_s * (1 - _ALONE_SHARE),
