@@ -38,6 +38,18 @@ def test_lanes_are_instances(groups: str, lanes: int, counts: list[int]) -> None
     assert json.loads(override_json(config))["instance_group"][0]["count"] == counts[0]
 
 
+def test_triton_merges_nothing_by_itself(tmp_path: Path) -> None:
+    """Two batches that it made one of would take other times than the plan counts on."""
+    text = 'backend: "python" max_batch_size: 8 dynamic_batching { preferred_batch_size: 4 }'
+    assert not with_lanes(parse(text), 2).HasField("dynamic_batching")
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "config.pbtxt").write_text(text)
+    build_repository(tmp_path / "artifact", tmp_path / "repository", "mine", 2)
+    written = parse((tmp_path / "repository" / "mine" / "config.pbtxt").read_text())
+    assert not written.HasField("dynamic_batching")
+    assert written.max_batch_size == 8
+
+
 def test_a_repository_has_the_model_under_its_deployed_name(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     (artifact / "1" / "lib").mkdir(parents=True)

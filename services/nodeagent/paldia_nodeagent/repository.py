@@ -2,7 +2,8 @@
 
 Folders are real and files are links, so nothing that Triton or a model creates lands in
 the cache. The configuration is adapted on the way: the model is called as it is
-deployed, and has as many instances as the node is to have lanes.
+deployed, has as many instances as the node is to have lanes, and batches nothing by itself:
+frontends do, and what Triton merged would run as one batch where the plan counts on two.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ def _adapt_config(source: Path, path: Path, name: str, lanes: int) -> None:
 
 
 def with_lanes(config: ModelConfig, lanes: int) -> ModelConfig:
-    """Give a copy of a configuration with `lanes` instances in all.
+    """Give a copy of a configuration with `lanes` instances in all, and no dynamic batching.
 
     Its first instance group is the pattern; on several GPUs they are spread evenly.
     """
     copy = model_config_pb2.ModelConfig()
     copy.CopyFrom(config)
+    copy.ClearField("dynamic_batching")
     pattern = model_config_pb2.ModelInstanceGroup()
     if config.instance_group:
         pattern.CopyFrom(config.instance_group[0])
