@@ -121,9 +121,24 @@ class Profile:
     def demand_fraction(self, batch: int, sm_percent: int = 100) -> float:
         """Share of the device's scarcest resource one batch takes while it runs.
 
-        A batch that is held back spreads the same work over a longer time.
+        Its work, f(b) L(b), is linear in b: rows cost the same each, and what a small batch leaves
+        of the device is latency that isn't work. So sizes that weren't measured lie on the line
+        through those that were, up to all of the device; a single one says nothing of others. A
+        batch that is held back spreads the same work over a longer time.
         """
-        return _between(self.demand, batch) / self.stretch(batch, sm_percent)
+        return self._demand_at_full_speed(batch) / self.stretch(batch, sm_percent)
+
+    def _demand_at_full_speed(self, batch: int) -> float:
+        known = self.demand
+        after = bisect.bisect_left(known, (batch, -math.inf))
+        if after == 0 or len(known) == 1 or (after < len(known) and known[after][0] == batch):
+            return known[min(after, len(known) - 1)][1]
+        (low, low_share), (high, high_share) = known[min(after, len(known) - 1) - 1 :][:2]
+        low_work_s = low_share * batch_latency_s(self.points, low)
+        high_work_s = high_share * batch_latency_s(self.points, high)
+        work_s = low_work_s + (high_work_s - low_work_s) * (batch - low) / (high - low)
+        least = min(low_share, high_share)
+        return min(1.0, max(least, work_s / batch_latency_s(self.points, batch)))
 
     def slowdown(
         self, batches: Amount, demand: Amount, other_demand: Amount = 0.0, others: Amount = 0.0

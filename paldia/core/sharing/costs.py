@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from paldia.core.profiles import Amount, Curve, Profile
+from paldia.core.profiles import Amount, Curve, Profile, batch_latency_s
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -45,7 +45,8 @@ def costs_of(profile: Profile, sm_percent: int) -> Costs:
 def held_costs(profile: Profile, sm_percents: Sequence[int], axes: int) -> Costs:
     """Tabulate a profile for each of some shares of the SMs; as `stacked` if there are axes."""
     rows = np.maximum(1, np.arange(profile.largest_batch + 1))
-    latency_s, demand = _latency_s(profile.points, rows), _between(profile.demand, rows)
+    latency_s = _latency_s(profile.points, rows)
+    demand = _demand(profile, rows, latency_s)
     if profile.sm_share and min(sm_percents) < 100:
         percents = np.array(sm_percents)[:, np.newaxis]
         stretch = np.maximum(1.0, _between(profile.sm_share, rows) * 100 / percents)
@@ -64,6 +65,21 @@ def held_costs(profile: Profile, sm_percents: Sequence[int], axes: int) -> Costs
 def _between(points: Sequence[tuple[int, float]], rows: Ints) -> Floats:
     sizes, values = np.array(points).T
     return np.interp(rows, sizes, values)
+
+
+def _demand(profile: Profile, rows: Ints, latency_s: Floats) -> Floats:
+    """As `Profile.demand_fraction` at full speed, for many sizes with their latencies."""
+    sizes, shares = np.array(profile.demand).T
+    if len(sizes) == 1:
+        return np.full(len(rows), shares[0])
+    work_s = shares * [batch_latency_s(profile.points, int(size)) for size in sizes]
+    after = np.clip(np.searchsorted(sizes, rows), 1, len(sizes) - 1)
+    low, high = after - 1, after
+    part = (rows - sizes[low]) / (sizes[high] - sizes[low])
+    share = (work_s[low] + (work_s[high] - work_s[low]) * part) / latency_s
+    share = np.minimum(1.0, np.maximum(np.minimum(shares[low], shares[high]), share))
+    known = [rows <= sizes[0], rows == sizes[low], rows == sizes[high]]
+    return np.select(known, [shares[0], shares[low], shares[high]], share)
 
 
 def _latency_s(points: Sequence[tuple[int, float]], rows: Ints) -> Floats:
