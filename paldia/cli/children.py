@@ -1,6 +1,6 @@
 """Child processes that leave nothing behind: each in a group of its own, with a log file.
 
-A child ends when it is stopped, or when this process dies in any way (`tether`).
+A child ends when it is stopped, or when this process dies in any way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from paldia.core.errors import ExpiredError, UnavailableError
+from paldia.kit.lifecycle import tethered
 
-_TETHER = Path(__file__).with_name("tether.py")
 _POLL_S = 0.02
 _TAIL_BYTES = 16_384
 _TAIL_LINES = 12
@@ -66,10 +65,9 @@ class Child:
 
     def spawn(self) -> None:
         """Start the program; call it through a Spawner."""
-        tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*tether, *self.command],
+                tethered(self.command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

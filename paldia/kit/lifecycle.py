@@ -13,11 +13,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from paldia.core.errors import PaldiaError
 from paldia.kit.files import replace_text
+
+_TETHER = Path(__file__).with_name("tether.py")
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """Give the command that runs `command` until this thread ends, however it does.
+
+    The kernel ties "when the parent dies" to the thread that started the child, so that must be
+    one that lives as long as all its children.
+    """
+    return [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *command]
 
 
 def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:

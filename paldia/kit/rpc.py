@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 import grpc
@@ -13,12 +20,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from paldia.core.errors import InvalidArgumentError, UnavailableError
+from paldia.kit.draining import drain_port
 from paldia.kit.observability import logger
 from paldia.kit.status import Context, ErrorInterceptor, FailedCall, abort, code_of, error_of
 
 __all__ = [
     "CHUNK_BYTES",
     "DEFAULT_MESSAGE_LIMIT_BYTES",
+    "UNIX",
     "Context",
     "ErrorInterceptor",
     "FailedCall",
@@ -38,6 +47,8 @@ _BACKOFF_FIRST_S = 0.2
 _BACKOFF_MOST_S = 3.0
 
 DEFAULT_MESSAGE_LIMIT_BYTES = 128 << 20
+UNIX = "unix:"
+"""How the address of a socket in the file system begins."""
 CHUNK_BYTES = 1 << 20
 """Size of a piece when files travel in streams."""
 
@@ -56,8 +67,20 @@ class RpcServer:
         insecure: bool = False,
         message_limit_bytes: int = DEFAULT_MESSAGE_LIMIT_BYTES,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        shares_port: bool = False,
+        connection_age_s: float | None = None,
     ) -> None:
-        """Prepare a server for `bind`, `HOST:PORT` with port 0 for any free one.
+        """Prepare a server for `bind`.
+
+        Args:
+            bind: `HOST:PORT`, with port 0 for any free one, or `unix:PATH`.
+            insecure: take an address that isn't loopback.
+            message_limit_bytes: most bytes of a message.
+            interceptors: what calls go through.
+            shares_port: let others that share it have the port, too: the kernel gives each
+                connection to one of them.
+            connection_age_s: after which, more or less, a client is asked to open another
+                connection; no call fails for it. None for never.
 
         Raises:
             InvalidArgumentError: the address is malformed, or not loopback.
@@ -66,18 +89,20 @@ class RpcServer:
         self._host = check_bind(bind, insecure=insecure)
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
+        self.address = bind
         self.server = grpc.aio.server(
             interceptors=[*interceptors, ErrorInterceptor()],
             options=[
                 ("grpc.max_receive_message_length", message_limit_bytes),
                 ("grpc.max_send_message_length", message_limit_bytes),
                 # Two processes on one port must be asked for, not happen.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(shares_port)),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 # A peer that is gone without a word is noticed, and its streams end.
                 ("grpc.keepalive_time_ms", 10_000),
                 ("grpc.keepalive_timeout_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                *_aging(connection_age_s),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
@@ -105,7 +130,17 @@ class RpcServer:
             ) from error
         await self.server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        return f"{self._host}:{port}"
+        self.address = self._bind if self._bind.startswith(UNIX) else f"{self._host}:{port}"
+        return self.address
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no more connections, and wait for those that there are to go as they age.
+
+        gRPC fails what comes while a server stops, so whoever shares the port and can wait drains
+        first. Connections that remain after `limit_s` are left to `stop`.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await drain_port(int(self.address.rpartition(":")[2]), limit_s)
 
     async def stop(self, grace_s: float) -> None:
         """Report NOT_SERVING, refuse new calls and give those under way `grace_s` seconds.
@@ -121,12 +156,22 @@ class RpcServer:
             await self._health.set(name, status)
 
 
+def _aging(age_s: float | None) -> list[tuple[str, int]]:
+    if age_s is None:
+        return []
+    return [("grpc.max_connection_age_ms", max(1, round(age_s * 1000)))]
+
+
 def check_bind(bind: str, *, insecure: bool) -> str:
     """Check that an address to listen on is well-formed and safe; give its host.
+
+    A socket in the file system is as safe as its folder.
 
     Raises:
         InvalidArgumentError: it isn't.
     """
+    if bind.startswith(UNIX):
+        return bind
     host, colon, port = bind.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise InvalidArgumentError(f"{bind!r} is no address to listen on; write HOST:PORT")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from paldia.core.errors import (
@@ -52,6 +52,8 @@ _CODE_OF_ERROR: tuple[tuple[type[PaldiaError], grpc.StatusCode], ...] = (
     (InternalError, grpc.StatusCode.INTERNAL),
 )
 
+_CODE_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
 
 def code_of(error: PaldiaError) -> grpc.StatusCode:
     """Give the status code that stands for an error."""
@@ -63,42 +65,49 @@ def code_of(error: PaldiaError) -> grpc.StatusCode:
 
 def error_of(call: FailedCall) -> PaldiaError:
     """Turn a failed call's status back into the error that caused it."""
-    code, details = call.code(), call.details() or ""
+    status = rpc_status.from_call(call)
+    return _error(call.code(), call.details() or "", status.details if status else ())
+
+
+def status_of(error: PaldiaError) -> Any:
+    """Give the google.rpc.Status that stands for an error, a long message shortened."""
+    status = status_pb2.Status(
+        code=code_of(error).value[0], message=shorten(str(error), _MESSAGE_LIMIT_BYTES)
+    )
+    if isinstance(error, OverloadedError):
+        delay = duration_pb2.Duration()
+        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def error_from_status(status: Any) -> PaldiaError:
+    """Turn a google.rpc.Status back into the error that it stands for."""
+    return _error(_CODE_OF_NUMBER.get(status.code), status.message, status.details)
+
+
+def _error(
+    code: grpc.StatusCode | None, message: str, status_details: Iterable[Any]
+) -> PaldiaError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        retry_after_s = _retry_after_s(call)
-        if retry_after_s is None:
-            return TooLargeError(details)
-        return OverloadedError(details, retry_after_s)
+        retry = error_details_pb2.RetryInfo()
+        if any(detail.Unpack(retry) for detail in status_details):
+            return OverloadedError(message, retry.retry_delay.ToTimedelta().total_seconds())
+        return TooLargeError(message)
     for kind, known in _CODE_OF_ERROR:
         if code is known:
-            return kind(details)
+            return kind(message)
     if code is grpc.StatusCode.CANCELLED:
-        return UnavailableError(details or "the call was cancelled")
-    return InternalError(f"{code.name}: {details}")
-
-
-def _retry_after_s(call: FailedCall) -> float | None:
-    status = rpc_status.from_call(call)
-    for detail in status.details if status else ():
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToTimedelta().total_seconds())
-    return None
+        return UnavailableError(message or "the call was cancelled")
+    return InternalError(f"{code.name if code else 'an unknown status'}: {message}")
 
 
 async def abort(context: Context, error: PaldiaError) -> NoReturn:
     """End a call with the status that stands for `error`, a long message shortened."""
-    message = shorten(str(error), _MESSAGE_LIMIT_BYTES)
-    if isinstance(error, OverloadedError):
-        delay = duration_pb2.Duration()
-        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
-        detail = any_pb2.Any()
-        detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-        status = status_pb2.Status(
-            code=code_pb2.RESOURCE_EXHAUSTED, message=message, details=[detail]
-        )
+    status = status_of(error)
+    if status.details:
         context.set_trailing_metadata(rpc_status.to_status(status).trailing_metadata)
-    await context.abort(code_of(error), message)
+    await context.abort(code_of(error), status.message)
     raise AssertionError("abort always raises")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -41,7 +42,7 @@ def test_two_sizes_tell_the_others():
 
 def test_work_grows_evenly_with_the_rows():
     work_s = [V100.demand_fraction(size) * V100.latency_s(size) for size in range(1, 9)]
-    steps = [more - less for less, more in zip(work_s, work_s[1:], strict=False)]
+    steps = [more - less for less, more in itertools.pairwise(work_s)]
     assert steps == pytest.approx([steps[0]] * 7)
 
 

@@ -368,7 +368,7 @@ def controller(start_controller: Callable[[], Controller], triton: Triton) -> Co
 @pytest.fixture(scope="session")
 def frontend(start_frontend: Callable[..., Frontend], controller: Controller) -> Frontend:
     """Give a frontend that tests share: leave it running."""
-    return start_frontend(controller)
+    return start_frontend(controller, "--workers", "2")
 
 
 @pytest.fixture(scope="session")

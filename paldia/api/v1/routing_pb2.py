@@ -27,15 +27,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paldia.api.v1 import types_pb2 as paldia_dot_api_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpaldia/api/v1/routing.proto\x12\rpaldia.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"t\n\x16\x43onnectFrontendRequest\x12-\n\x08\x66rontend\x18\x01 \x01(\x0b\x32\x1b.paldia.api.v1.FrontendInfo\x12+\n\x07\x64\x65mands\x18\x02 \x03(\x0b\x32\x1a.paldia.api.v1.ModelDemand\"[\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x0bModelDemand\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07offered\x18\x02 \x01(\x03\x12\x17\n\x0f\x61nswered_in_slo\x18\x03 \x01(\x03\x12\x15\n\ranswered_late\x18\x04 \x01(\x03\x12\x0f\n\x07refused\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x07 \x01(\x03\x12\x0f\n\x07\x62\x61tches\x18\x08 \x01(\x03\x12\x0f\n\x07\x62\x61\x63klog\x18\t \x01(\x05\x12\x11\n\tin_flight\x18\n \x01(\x05\x12)\n\x06\x63hecks\x18\x0b \x03(\x0b\x32\x19.paldia.api.v1.BatchCheck\"W\n\nBatchCheck\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x03\x12\x0e\n\x06ratios\x18\x04 \x01(\x01\"g\n\x17\x43onnectFrontendResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x06routes\x18\x02 \x03(\x0b\x32\x19.paldia.api.v1.ModelRoute\x12\x0f\n\x07removed\x18\x03 \x03(\t\"\xe9\x02\n\nModelRoute\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.paldia.api.v1.RouteState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1f\n\x03slo\x18\x05 \x01(\x0b\x32\x12.paldia.api.v1.Slo\x12\x17\n\x0fslo_unreachable\x18\x06 \x01(\x08\x12\x32\n\x0bon_overload\x18\x07 \x01(\x0e\x32\x1d.paldia.api.v1.OverloadPolicy\x12\"\n\x05lanes\x18\x08 \x03(\x0b\x32\x13.paldia.api.v1.Lane\x12\x14\n\x0cmodel_config\x18\t \x01(\x0c\x12\x16\n\x0elate_keep_turn\x18\n \x01(\x08\x12)\n\x06linger\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bunteachable\x18\x0c \x01(\x08\"\xef\x01\n\x04Lane\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hardware\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12+\n\x06points\x18\x06 \x03(\x0b\x32\x1b.paldia.api.v1.LatencyPoint\x12\x10\n\x08slowdown\x18\x07 \x01(\x01\x12\x10\n\x08\x65mulated\x18\x08 \x01(\x08\x12\x17\n\x0f\x61rtifact_digest\x18\t \x01(\t\x12\x12\n\ncorrection\x18\n \x01(\x01\x12\x11\n\tslowdowns\x18\x0b \x03(\x01*q\n\nRouteState\x12\x1b\n\x17ROUTE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_STATE_READY\x10\x01\x12\x17\n\x13ROUTE_STATE_LOADING\x10\x02\x12\x16\n\x12ROUTE_STATE_FAILED\x10\x03\x32v\n\x0eRoutingService\x12\x64\n\x0f\x43onnectFrontend\x12%.paldia.api.v1.ConnectFrontendRequest\x1a&.paldia.api.v1.ConnectFrontendResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bpaldia/api/v1/routing.proto\x12\rpaldia.api.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19paldia/api/v1/types.proto\"t\n\x16\x43onnectFrontendRequest\x12-\n\x08\x66rontend\x18\x01 \x01(\x0b\x32\x1b.paldia.api.v1.FrontendInfo\x12+\n\x07\x64\x65mands\x18\x02 \x03(\x0b\x32\x1a.paldia.api.v1.ModelDemand\"[\n\x0c\x46rontendInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x0bModelDemand\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07offered\x18\x02 \x01(\x03\x12\x17\n\x0f\x61nswered_in_slo\x18\x03 \x01(\x03\x12\x15\n\ranswered_late\x18\x04 \x01(\x03\x12\x0f\n\x07refused\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x0f\n\x07\x65xpired\x18\x07 \x01(\x03\x12\x0f\n\x07\x62\x61tches\x18\x08 \x01(\x03\x12\x0f\n\x07\x62\x61\x63klog\x18\t \x01(\x05\x12\x11\n\tin_flight\x18\n \x01(\x05\x12)\n\x06\x63hecks\x18\x0b \x03(\x0b\x32\x19.paldia.api.v1.BatchCheck\"g\n\nBatchCheck\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61rtifact_digest\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x03\x12\x0e\n\x06ratios\x18\x04 \x01(\x01\x12\x0e\n\x06worker\x18\x05 \x01(\x03\"g\n\x17\x43onnectFrontendResponse\x12\x10\n\x08snapshot\x18\x01 \x01(\x08\x12)\n\x06routes\x18\x02 \x03(\x0b\x32\x19.paldia.api.v1.ModelRoute\x12\x0f\n\x07removed\x18\x03 \x03(\t\"\xf7\x02\n\nModelRoute\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.paldia.api.v1.RouteState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x1f\n\x03slo\x18\x05 \x01(\x0b\x32\x12.paldia.api.v1.Slo\x12\x17\n\x0fslo_unreachable\x18\x06 \x01(\x08\x12\x32\n\x0bon_overload\x18\x07 \x01(\x0e\x32\x1d.paldia.api.v1.OverloadPolicy\x12\"\n\x05lanes\x18\x08 \x03(\x0b\x32\x13.paldia.api.v1.Lane\x12\x14\n\x0cmodel_config\x18\t \x01(\x0c\x12\x16\n\x0elate_keep_turn\x18\n \x01(\x08\x12)\n\x06linger\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bunteachable\x18\x0c \x01(\x08\x12\x0c\n\x04home\x18\r \x01(\x05\"\xef\x01\n\x04Lane\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08hardware\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x12\n\nbatch_size\x18\x05 \x01(\x05\x12+\n\x06points\x18\x06 \x03(\x0b\x32\x1b.paldia.api.v1.LatencyPoint\x12\x10\n\x08slowdown\x18\x07 \x01(\x01\x12\x10\n\x08\x65mulated\x18\x08 \x01(\x08\x12\x17\n\x0f\x61rtifact_digest\x18\t \x01(\t\x12\x12\n\ncorrection\x18\n \x01(\x01\x12\x11\n\tslowdowns\x18\x0b \x03(\x01*q\n\nRouteState\x12\x1b\n\x17ROUTE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11ROUTE_STATE_READY\x10\x01\x12\x17\n\x13ROUTE_STATE_LOADING\x10\x02\x12\x16\n\x12ROUTE_STATE_FAILED\x10\x03\x32v\n\x0eRoutingService\x12\x64\n\x0f\x43onnectFrontend\x12%.paldia.api.v1.ConnectFrontendRequest\x1a&.paldia.api.v1.ConnectFrontendResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paldia.api.v1.routing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTESTATE']._serialized_start=1391
-  _globals['_ROUTESTATE']._serialized_end=1504
+  _globals['_ROUTESTATE']._serialized_start=1421
+  _globals['_ROUTESTATE']._serialized_end=1534
   _globals['_CONNECTFRONTENDREQUEST']._serialized_start=138
   _globals['_CONNECTFRONTENDREQUEST']._serialized_end=254
   _globals['_FRONTENDINFO']._serialized_start=256
@@ -43,13 +43,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELDEMAND']._serialized_start=350
   _globals['_MODELDEMAND']._serialized_end=589
   _globals['_BATCHCHECK']._serialized_start=591
-  _globals['_BATCHCHECK']._serialized_end=678
-  _globals['_CONNECTFRONTENDRESPONSE']._serialized_start=680
-  _globals['_CONNECTFRONTENDRESPONSE']._serialized_end=783
-  _globals['_MODELROUTE']._serialized_start=786
-  _globals['_MODELROUTE']._serialized_end=1147
-  _globals['_LANE']._serialized_start=1150
-  _globals['_LANE']._serialized_end=1389
-  _globals['_ROUTINGSERVICE']._serialized_start=1506
-  _globals['_ROUTINGSERVICE']._serialized_end=1624
+  _globals['_BATCHCHECK']._serialized_end=694
+  _globals['_CONNECTFRONTENDRESPONSE']._serialized_start=696
+  _globals['_CONNECTFRONTENDRESPONSE']._serialized_end=799
+  _globals['_MODELROUTE']._serialized_start=802
+  _globals['_MODELROUTE']._serialized_end=1177
+  _globals['_LANE']._serialized_start=1180
+  _globals['_LANE']._serialized_end=1419
+  _globals['_ROUTINGSERVICE']._serialized_start=1536
+  _globals['_ROUTINGSERVICE']._serialized_end=1654
 # @@protoc_insertion_point(module_scope)

@@ -172,6 +172,7 @@ class BatchCheck(_message.Message):
     ARTIFACT_DIGEST_FIELD_NUMBER: _builtins.int
     BATCHES_FIELD_NUMBER: _builtins.int
     RATIOS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     artifact_digest: _builtins.str
     batches: _builtins.int
@@ -180,6 +181,10 @@ class BatchCheck(_message.Message):
     """Sum of observed over predicted time, by the profile without corrections, at the speed that
     the batches beside them left.
     """
+    worker: _builtins.int
+    """Which worker of the frontend ran them: it knows nothing of the others' batches. A number is
+    never used again.
+    """
     def __init__(
         self,
         *,
@@ -187,10 +192,11 @@ class BatchCheck(_message.Message):
         artifact_digest: _builtins.str = ...,
         batches: _builtins.int = ...,
         ratios: _builtins.float = ...,
+        worker: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batches", b"batches", "node_id", b"node_id", "ratios", b"ratios"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_digest", b"artifact_digest", "batches", b"batches", "node_id", b"node_id", "ratios", b"ratios", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +249,7 @@ class ModelRoute(_message.Message):
     LATE_KEEP_TURN_FIELD_NUMBER: _builtins.int
     LINGER_FIELD_NUMBER: _builtins.int
     UNTEACHABLE_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     generation: _builtins.int
     state: Global___RouteState.ValueType
@@ -257,6 +264,8 @@ class ModelRoute(_message.Message):
     batches take teaches nothing.
     """
     unteachable: _builtins.bool
+    home: _builtins.int
+    """Between a frontend and its workers: number of the worker that has the model's queue."""
     @_builtins.property
     def slo(self) -> _types_pb2.Slo: ...
     @_builtins.property
@@ -278,10 +287,11 @@ class ModelRoute(_message.Message):
         late_keep_turn: _builtins.bool = ...,
         linger: _duration_pb2.Duration | None = ...,
         unteachable: _builtins.bool = ...,
+        home: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["linger", b"linger", "slo", b"slo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "lanes", b"lanes", "late_keep_turn", b"late_keep_turn", "linger", b"linger", "model", b"model", "model_config", b"model_config", "on_overload", b"on_overload", "reason", b"reason", "slo", b"slo", "slo_unreachable", b"slo_unreachable", "state", b"state", "unteachable", b"unteachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "home", b"home", "lanes", b"lanes", "late_keep_turn", b"late_keep_turn", "linger", b"linger", "model", b"model", "model_config", b"model_config", "on_overload", b"on_overload", "reason", b"reason", "slo", b"slo", "slo_unreachable", b"slo_unreachable", "state", b"state", "unteachable", b"unteachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,12 +7,9 @@ level only, and failures at a bounded rate.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from wsgiref.simple_server import WSGIServer
 
-import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from paldia.core.errors import UnavailableError
 from paldia.kit.clock import Clock
 from paldia.kit.observability import logger
 
@@ -53,8 +50,9 @@ class Metrics:
             buckets=_RATIOS, registry=self.registry,
         )  # fmt: skip
         self.backlog_rows = Gauge(
-            "paldia_backlog_rows", "Rows that wait now.", ["model"], registry=self.registry
-        )
+            "paldia_backlog_rows", "Rows that wait now.", ["model"], registry=self.registry,
+            multiprocess_mode="livesum",
+        )  # fmt: skip
 
     def note_batch(self, model: str, node_id: str, rows: int, waits_s: Iterable[float]) -> None:
         """Note that a batch starts, after its requests have waited so long."""
@@ -66,21 +64,6 @@ class Metrics:
     def note_ratio(self, model: str, node_id: str, ratio: float) -> None:
         """Note how long a batch took over what was measured."""
         self.batch_ratio.labels(model, node_id).observe(ratio)
-
-    def serve(self, host: str, port: int) -> WSGIServer:
-        """Serve them over HTTP at `host:port`, in threads that end with the process.
-
-        Raises:
-            UnavailableError: the port is taken.
-        """
-        try:
-            server, _ = prometheus_client.start_http_server(port, addr=host, registry=self.registry)
-        except OSError as error:
-            raise UnavailableError(
-                f"can't serve metrics on {host}:{port}: {error.strerror}; "
-                "choose another address with --metrics-bind"
-            ) from error
-        return server
 
 
 class RequestLog:

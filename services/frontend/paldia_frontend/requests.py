@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from paldia.core.errors import InvalidArgumentError, UnsupportedError
@@ -29,7 +30,7 @@ InputTensor = Any
 
 # What may differ between requests of one batch: the tightest timeout holds for all.
 _OWN_PARAMETERS = ("priority", "timeout")
-_SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
+SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,18 @@ class Normalised:
     priority: int
     timeout_s: float | None
     sequence_id: str | int | None
+
+
+def read_request(message: bytes) -> InferRequest:
+    """Read a request.
+
+    Raises:
+        InvalidArgumentError: it can't be.
+    """
+    try:
+        return service_pb2.ModelInferRequest.FromString(message)
+    except DecodeError as error:
+        raise InvalidArgumentError(f"the request can't be decoded: {error}") from error
 
 
 def normalise(request: InferRequest, config: ModelConfig) -> Normalised:
@@ -224,7 +237,7 @@ def _like_key(request: InferRequest, config: ModelConfig) -> Hashable | None:
         or config.model_transaction_policy.decoupled
         or any(tensor.is_shape_tensor for tensor in config.input)
         or any("classification" in output.parameters for output in request.outputs)
-        or any(name in request.parameters for name in _SEQUENCE_PARAMETERS)
+        or any(name in request.parameters for name in SEQUENCE_PARAMETERS)
     ):
         return None
     return (

@@ -56,6 +56,7 @@ class Route:
         emulated: those of the endpoints that stand for hardware which isn't there.
         merges: whether rows of several requests may be laid end to end in one.
         sources: where the lanes' figures are from, by endpoint.
+        home: the worker of this frontend that has its queue.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Route:
     merges: bool = False
     emulated: frozenset[str] = frozenset()
     sources: Mapping[str, Source] = field(default_factory=dict)
+    home: int = 0
 
     @property
     def name_in_triton(self) -> str:
@@ -124,6 +126,7 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         _merges(config),
         frozenset(lane.endpoint for lane in message.lanes if lane.emulated),
         {it.endpoint: Source(it.artifact_digest, it.correction or 1.0) for it in message.lanes},
+        message.home,
     )
 
 

@@ -10,23 +10,24 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, NoReturn
 
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+from tritonclient.grpc import service_pb2
 
 import paldia
 from paldia.core.errors import InvalidArgumentError, PaldiaError, UnsupportedError
 from paldia.kit.clock import Clock
 from paldia.kit.rpc import Context, code_of
-from paldia_frontend.dispatcher import Dispatcher
+from paldia_frontend.exchange.frames import Ask
+from paldia_frontend.exchange.homeward import Homeward
 from paldia_frontend.explain import too_large
 from paldia_frontend.inventory import Inventory
 from paldia_frontend.metrics import Metrics, RequestLog
-from paldia_frontend.requests import Normalised, normalise
+from paldia_frontend.requests import read_request
 from paldia_frontend.routes import Route, RouteTable
-from paldia_frontend.sequences import Sequences
 from paldia_frontend.streams import StreamSession
 
 InferRequest = Any
-InferResponse = Any
 StreamResponse = Any
 
 SERVICE_NAME = "inference.GRPCInferenceService"
@@ -43,14 +44,14 @@ _EXTENSIONS = (
 _NAMES_IN_METADATA = ("mm-vmodel-id", "seldon-model")
 
 
-class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+class InferenceService:
     """Serves clients."""
 
     def __init__(
         self,
         *,
         table: RouteTable,
-        dispatcher: Dispatcher,
+        homeward: Homeward,
         inventory: Inventory,
         clock: Clock,
         metrics: Metrics,
@@ -60,9 +61,8 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         cold_wait_s: float,
     ) -> None:
         self._table = table
-        self._dispatcher = dispatcher
+        self._homeward = homeward
         self._inventory = inventory
-        self._sequences = Sequences()
         self._clock = clock
         self._metrics = metrics
         self._requests = requests
@@ -70,25 +70,43 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         self._message_limit_bytes = message_limit_bytes
         self._cold_wait_s = cold_wait_s
 
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Have a server serve it."""
+        handlers: dict[str, Any] = {}
+        for method in service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if method.client_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            read = GetMessageClass(method.input_type).FromString
+            write = GetMessageClass(method.output_type).SerializeToString
+            handlers[method.name] = make(getattr(self, method.name), read, write)
+        # This one leaves messages serialised.
+        handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self.ModelInfer)
+        generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+        server.add_generic_rpc_handlers((generic,))
+
     # Inference.
 
-    async def ModelInfer(self, request: InferRequest, context: Context) -> InferResponse:
-        """Answer one request."""
+    async def ModelInfer(self, message: bytes, context: Context) -> bytes:
+        """Answer one request; both as serialised, for another worker may be the one that reads."""
         began_s, deadline_s = self._times(context)
+        request = read_request(message)
         model = request.model_name or _name_in_metadata(context)
-        request_id = request.id
         try:
-            route = await self._route(model, request, deadline_s)
+            route = await self._route(model, request.model_version, len(message), deadline_s)
             if route.is_decoupled:
                 raise UnsupportedError(
                     f"model {model!r} gives any number of answers to a request (decoupled); "
                     "ask it by ModelStreamInfer"
                 )
-            answer = await self._infer(route, request, deadline_s)
+            asked = Ask(model, deadline_s, message)
+            answer = await self._homeward.infer(route, request, asked)
         except (PaldiaError, asyncio.CancelledError) as error:
-            self._count(model, request_id, began_s, error, deadline_s)
+            self._count(model, request.id, began_s, error, deadline_s)
             raise
-        self._count(model, request_id, began_s, None, deadline_s)
+        self._count(model, request.id, began_s, None, deadline_s)
         return answer
 
     async def ModelStreamInfer(
@@ -119,14 +137,18 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         """Give the answers to one request of a stream."""
         began_s = self._clock.monotonic_s()
         model, request_id = request.model_name or named, request.id
+        message: bytes = request.SerializeToString()
+        asked = Ask(model, deadline_s, message)
         try:
-            route = await self._route(model, request, deadline_s)
+            route = await self._route(model, request.model_version, len(message), deadline_s)
             if route.is_decoupled:
-                async with aclosing(self._stream(route, request, deadline_s)) as responses:
+                async with aclosing(self._homeward.stream(route, request, asked)) as responses:
                     async for response in responses:
                         yield response
             else:
-                answer = await self._infer(route, request, deadline_s)
+                answer = service_pb2.ModelInferResponse.FromString(
+                    await self._homeward.infer(route, request, asked)
+                )
                 answer.parameters["triton_final_response"].bool_param = True
                 yield service_pb2.ModelStreamInferResponse(infer_response=answer)
         except (PaldiaError, asyncio.CancelledError) as error:
@@ -134,44 +156,20 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
             raise
         self._count(model, request_id, began_s, None, deadline_s)
 
-    async def _route(self, model: str, request: InferRequest, deadline_s: float | None) -> Route:
-        size_bytes = request.ByteSize()
+    async def _route(
+        self, model: str, version: str, size_bytes: int, deadline_s: float | None
+    ) -> Route:
         if size_bytes > self._message_limit_bytes:
             raise too_large("request", size_bytes, self._message_limit_bytes)
-        if request.model_version and not _VERSION.fullmatch(request.model_version):
+        if version and not _VERSION.fullmatch(version):
             raise InvalidArgumentError(
-                f"model version {request.model_version[:20]!r} is no whole number above 0; "
+                f"model version {version[:20]!r} is no whole number above 0; "
                 "leave it empty for the one that is loaded"
             )
         patience_s = self._cold_wait_s
         if deadline_s is not None:
             patience_s = min(patience_s, deadline_s - self._clock.monotonic_s())
         return await self._table.servable(model, patience_s)
-
-    async def _infer(
-        self, route: Route, request: InferRequest, deadline_s: float | None
-    ) -> InferResponse:
-        asked = _prepared(route, request)
-        async with self._sequences.step(
-            route.model, asked.sequence_id, is_last=_is_last(request)
-        ) as sequence:
-            answer = await self._dispatcher.infer(route, asked, deadline_s, sequence.node_id)
-            sequence.node_id = answer.parameters["paldia_node"].string_param
-            return answer
-
-    async def _stream(
-        self, route: Route, request: InferRequest, deadline_s: float | None
-    ) -> AsyncGenerator[StreamResponse, None]:
-        asked = _prepared(route, request)
-        async with self._sequences.step(
-            route.model, asked.sequence_id, is_last=_is_last(request)
-        ) as sequence:
-            responses = self._dispatcher.stream(route, asked, deadline_s, sequence.node_id)
-            async with aclosing(responses):
-                async for response in responses:
-                    parameters = response.infer_response.parameters
-                    sequence.node_id = parameters["paldia_node"].string_param
-                    yield response
 
     # Server and models.
 
@@ -274,22 +272,6 @@ class InferenceService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: 
         self._metrics.request_seconds.labels(label).observe(now_s - began_s)
         text = "" if error is None else str(error) or code
         self._requests.ended(model, request_id, code, now_s - began_s, text)
-
-
-def _prepared(route: Route, request: InferRequest) -> Normalised:
-    """Check a request and address it to Triton."""
-    asked = normalise(request, route.config)
-    if asked.priority < 0:
-        raise InvalidArgumentError(
-            f"parameter 'priority' is 1 for the first, 0 for the middle and more for later, "
-            f"not {asked.priority}"
-        )
-    asked.message.model_name = route.name_in_triton
-    return asked
-
-
-def _is_last(request: InferRequest) -> bool:
-    return "sequence_end" in request.parameters and request.parameters["sequence_end"].bool_param
 
 
 def _name_in_metadata(context: Context) -> str:

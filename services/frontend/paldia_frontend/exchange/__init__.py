@@ -1,0 +1,1 @@
+"""Requests from the worker that took them to the worker that has their model's queue."""

@@ -1,0 +1,1 @@
+"""The process that starts the workers, tells them routes and sums up what they saw."""
