@@ -18,6 +18,8 @@ import psutil
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from paldia.api.v1 import routing_pb2
+
 WORKERS = 2
 CHANNELS = 12
 
@@ -45,6 +47,10 @@ def step(sequence: int, x: int, **marks: bool) -> Any:
     for name, value in marks.items():
         request.parameters[name].bool_param = value
     return request
+
+
+def demand(controller: Any, model: str) -> Any:
+    return controller.demands.get(model, routing_pb2.ModelDemand())
 
 
 def workers_of(frontend: Any) -> list[psutil.Process]:
@@ -137,11 +143,11 @@ def test_a_decoupled_models_answers_cross_over(pair: Any):
 def test_expired_and_cancelled_calls_are_let_go_by_the_home(pair: Any, controller: Any, until: Any):
     with callers(pair) as stubs:
         running = [stub.ModelInfer.future(sleeper(3, "narrow-sleeper")) for stub in stubs]
-        until("they queue", lambda: controller.demands["narrow-sleeper"].backlog == CHANNELS - 1)
+        until("they queue", lambda: demand(controller, "narrow-sleeper").backlog == CHANNELS - 1)
         for call in running:
             call.cancel()
-        until("none waits", lambda: controller.demands["narrow-sleeper"].backlog == 0)
-        until("none runs", lambda: controller.demands["narrow-sleeper"].in_flight == 0)
+        until("none waits", lambda: demand(controller, "narrow-sleeper").backlog == 0)
+        until("none runs", lambda: demand(controller, "narrow-sleeper").in_flight == 0)
 
 
 # Workers that die, hang, or are replaced.
@@ -153,8 +159,8 @@ def own(start_frontend: Any, controller: Any, until: Any) -> Any:
     flags = ("--workers", str(WORKERS), "--connection-age-s", "1")
     frontend = start_frontend(controller, *flags)
     with callers(frontend) as stubs:
+        asked = service_pb2.ServerReadyRequest()
         for stub in stubs:
-            asked = service_pb2.ServerReadyRequest()
             until("it has routes", lambda stub=stub: stub.ServerReady(asked, timeout=20).ready)
     return frontend
 

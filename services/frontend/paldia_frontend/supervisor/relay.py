@@ -122,8 +122,6 @@ class Relay(routing_pb2_grpc.RoutingServiceServicer):
         session = _Session(worker, self._clock.monotonic_s())
         self._sessions[slot] = session
         self._leaving.discard(slot)
-        self._tell(())
-        self.changed.set()
         reader = asyncio.create_task(self._read(session, hello, requests))
         try:
             while not (reader.done() or self._stop.is_set()):
@@ -149,6 +147,7 @@ class Relay(routing_pb2_grpc.RoutingServiceServicer):
                 session.heard_s = self._clock.monotonic_s()
                 if request.frontend.address and not session.serves:
                     session.serves = True
+                    self._tell(())
                     self.changed.set()
                 self._tally.report(session.worker, request.demands)
                 if any(it.backlog and not self._has_lanes(it.model) for it in request.demands):
@@ -160,7 +159,9 @@ class Relay(routing_pb2_grpc.RoutingServiceServicer):
 
     def _tell(self, changed: Collection[str]) -> None:
         """Settle homes anew and let all workers know of it, and of the changed routes."""
-        slots = sorted(self._sessions.keys() - self._leaving)
+        # One that serves has heard the routes, and knows what others pass on to it.
+        serving = {slot for slot, session in self._sessions.items() if session.serves}
+        slots = sorted(serving - self._leaving)
         homes = settle(self._homes, self._routes, slots)
         moved = {model for model, home in homes.items() if self._homes.get(model) != home}
         self._homes = homes
