@@ -18,7 +18,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferInput
 
 from bench.fidelity.cases import LEAD_S, Case, arrivals
 from bench.fidelity.played import Played
@@ -35,7 +34,9 @@ from paldia.core.baselines import PALDIA
 from paldia.core.errors import ExpiredError, UnavailableError
 from paldia.core.profiles import Profile
 from paldia.core.types import Hardware
-from paldia.load.replay import ANSWERED, replay
+from paldia.load.inputs import encoded_arrays
+from paldia.load.outcomes import ANSWERED
+from paldia.load.replay import replay
 from paldia.sim.scenario import Times
 
 DEADLINE_S = 120.0
@@ -50,7 +51,6 @@ TOKENS = 128
 REPOSITORY = Path(__file__).parents[2]
 
 Tell = Callable[[str], None]
-Payloads = Sequence[Sequence[InferInput]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +168,7 @@ async def _ways(case: Case, stage: _Stage) -> Ways:
         UnavailableError: they weren't answered, or not from one kind of hardware.
     """
     times = (np.arange(PROBES) * PROBE_EVERY_S).tolist()
-    outcomes = await replay(
-        stage.frontend, case.model, _payloads(case.model), times, deadline_s=DEADLINE_S
-    )
+    outcomes = await replay(stage.frontend, _payloads(case.model), times, deadline_s=DEADLINE_S)
     await asyncio.sleep(REPORTED_S)
     answered = [it for it in outcomes if it.code == ANSWERED]
     nodes = _nodes(stage)
@@ -195,7 +193,7 @@ async def _send(case: Case, times: Times, played_s: float, stage: _Stage) -> Pla
 
     costs = [asyncio.create_task(spent_usd(at_s)) for at_s in (LEAD_S, LEAD_S + played_s)]
     outcomes = await replay(
-        stage.frontend, case.model, _payloads(case.model), times.tolist(), deadline_s=DEADLINE_S
+        stage.frontend, _payloads(case.model), times.tolist(), deadline_s=DEADLINE_S
     )
     before_usd, after_usd = await asyncio.gather(*costs)
     compared = [outcome for outcome in outcomes if outcome.intended_s >= LEAD_S]
@@ -206,25 +204,17 @@ async def _send(case: Case, times: Times, played_s: float, stage: _Stage) -> Pla
     )
 
 
-def _payloads(model: str) -> Payloads:
-    """Give inputs of one request each."""
+def _payloads(model: str) -> Sequence[bytes]:
+    """Give encoded requests."""
     if model == "magika":
         paths = select_files(REPOSITORY)
         return [
-            [_tensor("bytes", features, "INT32")]
+            encoded_arrays(model, {"bytes": features[np.newaxis]})
             for path in paths
             if (features := features_of(path)) is not None
         ]
     if model == "minilm":
         reader = SentenceReader(samples.FOLDER / "minilm-tokenizer" / "tokenizer.json")
-        return [reader.inputs_of(sentence) for sentence in SENTENCES]
-    ids = np.ones(TOKENS, np.int64)
-    return [[_tensor("input_ids", ids, "INT64"), _tensor("attention_mask", ids, "INT64")]]
-
-
-def _tensor(
-    name: str, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]], kind: str
-) -> InferInput:
-    tensor = InferInput(name, [1, len(values)], kind)
-    tensor.set_data_from_numpy(values[np.newaxis])
-    return tensor
+        return [encoded_arrays(model, reader.arrays_of(sentence)) for sentence in SENTENCES]
+    ids = np.ones((1, TOKENS), np.int64)
+    return [encoded_arrays(model, {"input_ids": ids, "attention_mask": ids})]

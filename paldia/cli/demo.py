@@ -28,6 +28,7 @@ from paldia.cli.demo_files import Labels, features_of, select_files
 from paldia.cli.demo_replay import (
     Replayed,
     Watcher,
+    answered_by,
     batches_of,
     least_capacity,
     moves_since,
@@ -41,9 +42,10 @@ from paldia.cli.output import show
 from paldia.cli.progress import progress
 from paldia.client import Client
 from paldia.core.errors import ExpiredError, InternalError
+from paldia.load.arrivals import read_arrivals
+from paldia.load.inputs import encoded_arrays
 from paldia.load.replay import replay
 from paldia.load.report import summarise
-from paldia.load.trace import read_arrivals
 
 SOURCE_TREE = Path(__file__).parents[2]
 TRACE = samples.FOLDER / "traces" / "azure_llm_2023_conv.csv"
@@ -176,10 +178,12 @@ def _classify(frontend: InferenceServerClient, path: Path) -> Classified:
     """Ask what type a file is, as any program would; the time is all that such a program waits."""
     name = str(path.relative_to(SOURCE_TREE) if path.is_relative_to(SOURCE_TREE) else path)
     labels = Labels.read(samples.FOLDER / "magika" / "labels.json")
-    inputs = _file_inputs(path)
+    features = _features(path)
+    tensor = InferInput("bytes", list(features.shape), "INT32")
+    tensor.set_data_from_numpy(features)
     start_s = time.perf_counter()
     try:
-        result = frontend.infer("magika", inputs, client_timeout=_ANSWER_S)
+        result = frontend.infer("magika", [tensor], client_timeout=_ANSWER_S)
     except InferenceServerException as error:
         return Classified(name, None, 0.0, 0.0, "", str(error))
     latency_ms = (time.perf_counter() - start_s) * 1e3
@@ -188,12 +192,10 @@ def _classify(frontend: InferenceServerClient, path: Path) -> Classified:
     return Classified(name, label, score, latency_ms, node)
 
 
-def _file_inputs(path: Path) -> list[InferInput]:
+def _features(path: Path) -> NDArray[np.int32]:
     features = features_of(path)
     assert features is not None  # noqa: S101 - select_files leaves such files out
-    tensor = InferInput("bytes", [1, len(features)], "INT32")
-    tensor.set_data_from_numpy(features[np.newaxis])
-    return [tensor]
+    return features[np.newaxis]
 
 
 def _compare(frontend: InferenceServerClient) -> NDArray[np.float32]:
@@ -223,20 +225,21 @@ def _emulate(stage: _Stage, duration_s: float) -> Emulated:
 def _replay_trace(stage: _Stage, duration_s: float) -> Replayed:
     """Send real arrivals to magika, and see what becomes of them and of its place."""
     capacity = least_capacity(stage.client.explain("magika").profiles)
-    plan = plan_load(read_arrivals(TRACE), capacity, duration_s)
+    plan = plan_load(read_arrivals(str(TRACE)), capacity, duration_s)
     _heading(
         5,
         f"replay {duration_s:g} s of a real trace: {plan.first_rps:.0f} to {plan.last_rps:.0f} "
         f"requests/s, where {capacity.hardware} can do {capacity.requests_per_second:.0f}",
     )
-    payloads = [_file_inputs(path) for path in select_files(SOURCE_TREE)]
+    payloads = [
+        encoded_arrays("magika", {"bytes": _features(path)}) for path in select_files(SOURCE_TREE)
+    ]
     started_at = datetime.now(UTC)
     with progress(Console(), "replay") as update:
         watcher = Watcher(SLO_S["magika"], duration_s, update)
         outcomes = asyncio.run(
             replay(
                 stage.frontend_address,
-                "magika",
                 payloads,
                 plan.offsets_s.tolist(),
                 deadline_s=_DEADLINE_S,
@@ -245,11 +248,12 @@ def _replay_trace(stage: _Stage, duration_s: float) -> Replayed:
         )
     decisions = stage.client.explain("magika", limit=_DECISIONS).decisions
     replayed = Replayed(
-        report=summarise(outcomes, SLO_S["magika"], tag="paldia_node"),
+        report=summarise(outcomes, SLO_S["magika"], duration_s),
+        answered_by=answered_by(outcomes),
         batches=batches_of(outcomes),
         plan=plan,
         moves=moves_since(started_at, decisions),
     )
     summary = demo_show.summary(replayed, stage.client.status())
-    show(demo_show.timeline(replayed.report), *summary)
+    show(demo_show.timeline(replayed.report, replayed.answered_by), *summary)
     return replayed

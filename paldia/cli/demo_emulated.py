@@ -7,24 +7,24 @@ keeps up while the faster one loads; on any machine, since an emulated GPU is as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from tritonclient.grpc import InferInput
 
 from paldia.cli import demo_show, render, samples
-from paldia.cli.demo_replay import Watcher, moves_since
+from paldia.cli.demo_replay import AnsweredBy, Watcher, answered_by, moves_since
 from paldia.cli.node_options import NodeOptions, emulated_node
 from paldia.cli.output import show
 from paldia.cli.progress import progress
 from paldia.client import Client, Decision
+from paldia.load.arrivals import read_arrivals
+from paldia.load.inputs import encoded_arrays
 from paldia.load.replay import replay
 from paldia.load.report import Report, summarise
-from paldia.load.trace import RateProfile, read_arrivals, warp
+from paldia.load.warp import RateProfile, warp
 
 MODEL = "bert"
 SLO_S = 0.2
@@ -52,6 +52,7 @@ class Emulated:
     """How it went: `marked` of the answers said that they came from an emulated GPU."""
 
     report: Report
+    answered_by: AnsweredBy
     marked: int
     moves: tuple[Decision, ...]
 
@@ -79,36 +80,30 @@ def deploy(client: Client) -> None:
 
 def drive(client: Client, frontend_address: str, trace: Path, duration_s: float) -> Emulated:
     """Send requests up and down, and show who answered and what was decided."""
-    offsets_s = warp(read_arrivals(trace), rates(duration_s))
+    offsets_s = warp(read_arrivals(str(trace)), rates(duration_s))
     started_at = datetime.now(UTC)
     with progress(Console(), "replay") as update:
         watcher = Watcher(SLO_S, duration_s, update)
         outcomes = asyncio.run(
             replay(
                 frontend_address,
-                MODEL,
-                [_inputs()],
+                [_request()],
                 offsets_s.tolist(),
                 deadline_s=_DEADLINE_S,
                 on_outcome=watcher.see,
             )
         )
     moves = moves_since(started_at, client.explain(MODEL, limit=_DECISIONS).decisions)
-    report = summarise(outcomes, SLO_S, tag="paldia_node")
+    report = summarise(outcomes, SLO_S, duration_s)
     marked = sum(outcome.tags.get("paldia_emulated") is True for outcome in outcomes)
-    emulated = Emulated(report, marked, moves)
-    show(demo_show.timeline(report), *_summary(emulated, started_at))
+    emulated = Emulated(report, answered_by(outcomes), marked, moves)
+    show(demo_show.timeline(report, emulated.answered_by), *_summary(emulated, started_at))
     return emulated
 
 
-def _inputs() -> Sequence[InferInput]:
+def _request() -> bytes:
     tokens = np.ones((1, _TOKENS), np.int64)
-    inputs = []
-    for name in ("input_ids", "attention_mask"):
-        tensor = InferInput(name, [1, _TOKENS], "INT64")
-        tensor.set_data_from_numpy(tokens)
-        inputs.append(tensor)
-    return inputs
+    return encoded_arrays(MODEL, {"input_ids": tokens, "attention_mask": tokens})
 
 
 def _summary(emulated: Emulated, started_at: datetime) -> list[str]:

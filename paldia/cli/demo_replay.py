@@ -6,16 +6,19 @@ from the throughput measured here, not from a figure that fitted somewhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from paldia.cli.progress import Update
 from paldia.client import Decision, Profile
 from paldia.core.errors import NotServableError
-from paldia.load.replay import ANSWERED, Outcome
+from paldia.load.outcomes import ANSWERED, Outcome
 from paldia.load.report import Report
-from paldia.load.trace import RateProfile, Seconds, warp
+from paldia.load.warp import RateProfile, Seconds, warp
 
 FIRST_SHARE = 0.5
 LAST_SHARE = 1.5
@@ -68,6 +71,19 @@ def plan_load(arrivals_s: Seconds, capacity: Capacity, duration_s: float) -> Loa
     return LoadPlan(offsets_s, first_rps, last_rps)
 
 
+AnsweredBy: TypeAlias = Mapping[int, Mapping[str, int]]
+
+
+def answered_by(outcomes: Iterable[Outcome]) -> AnsweredBy:
+    """Count the answers of each second by the node that they say they came from."""
+    seconds: dict[int, Counter[str]] = {}
+    for outcome in outcomes:
+        node = outcome.tags.get("paldia_node")
+        if node is not None:
+            seconds.setdefault(math.floor(outcome.intended_s), Counter())[str(node)] += 1
+    return seconds
+
+
 class Watcher:
     """Keeps a progress display up to date while a replay runs."""
 
@@ -99,9 +115,13 @@ class Watcher:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How a replay went, and the moves of its model meanwhile, the first first."""
+    """How a replay went, and the moves of its model meanwhile, the first first.
+
+    `answered_by` counts for each second the answers by the node they came from.
+    """
 
     report: Report
+    answered_by: AnsweredBy
     batches: int
     plan: LoadPlan
     moves: tuple[Decision, ...]

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from paldia.cli.demo_emulated import Emulated
-from paldia.cli.demo_replay import Replayed
+from paldia.cli.demo_replay import AnsweredBy, Replayed
 from paldia.cli.demo_show import Classified
 from paldia.client import ClusterStatus, Decision
+from paldia.load.report import Report
 
 
 def report_of(
@@ -31,8 +32,8 @@ def report_of(
         "requests": report.offered,
         "failed": report.unanswered,
         "slo_compliance": round(report.compliance, 6),
-        "p50_ms": _ms(report.p50_s),
-        "p99_ms": _ms(report.p99_s),
+        "p50_ms": report.p50_ms,
+        "p99_ms": report.p99_ms,
         "cost_usd": status.cost_usd,
         "nodes": [
             {
@@ -52,9 +53,9 @@ def report_of(
             "by_code": dict(report.by_code),
             "first_requests_per_second": round(replayed.plan.first_rps, 3),
             "last_requests_per_second": round(replayed.plan.last_rps, 3),
-            "generator_lag_p99_ms": _ms(report.lag_p99_s),
+            "generator_lag_p99_ms": report.lag_p99_ms,
             "moves": _moves(replayed.moves),
-            "timeline": [asdict(second) for second in report.timeline],
+            "timeline": _timeline(report, replayed.answered_by),
         },
         "emulated": {
             "requests": emulated.report.offered,
@@ -62,7 +63,7 @@ def report_of(
             "slo_compliance": round(emulated.report.compliance, 6),
             "marked": emulated.marked,
             "moves": _moves(emulated.moves),
-            "timeline": [asdict(second) for second in emulated.report.timeline],
+            "timeline": _timeline(emulated.report, emulated.answered_by),
         },
     }
 
@@ -74,5 +75,7 @@ def _moves(moves: Sequence[Decision]) -> list[dict[str, Any]]:
     ]
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 3)
+def _timeline(report: Report, answered_by: AnsweredBy) -> list[dict[str, Any]]:
+    return [
+        {**asdict(row), "answered_by": answered_by.get(row.second, {})} for row in report.timeline
+    ]

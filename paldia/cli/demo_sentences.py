@@ -29,18 +29,22 @@ class SentenceReader:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(_TOKENS_LIMIT)
 
-    def inputs_of(self, sentence: str) -> list[InferInput]:
-        """Give the input tensors of one sentence, as long as it is."""
+    def arrays_of(self, sentence: str) -> dict[str, NDArray[np.int64]]:
+        """Give the inputs of one sentence by name, int64 [1, N], as long as it is."""
         tokens = self._tokenizer.encode(sentence)
         columns = {
             "input_ids": tokens.ids,
             "attention_mask": tokens.attention_mask,
             "token_type_ids": tokens.type_ids,
         }
+        return {name: np.array([values], np.int64) for name, values in columns.items()}
+
+    def inputs_of(self, sentence: str) -> list[InferInput]:
+        """Give the input tensors of one sentence."""
         inputs = []
-        for name, values in columns.items():
-            tensor = InferInput(name, [1, len(values)], "INT64")
-            tensor.set_data_from_numpy(np.array([values], np.int64))
+        for name, array in self.arrays_of(sentence).items():
+            tensor = InferInput(name, list(array.shape), "INT64")
+            tensor.set_data_from_numpy(array)
             inputs.append(tensor)
         return inputs
 

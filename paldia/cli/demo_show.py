@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 
@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from paldia.cli.demo_replay import Replayed, requests_per_second
+from paldia.cli.demo_replay import AnsweredBy, Replayed, requests_per_second
 from paldia.cli.output import table
 from paldia.client import ClusterStatus, Decision, Explanation
-from paldia.load.report import Report, Second
+from paldia.load.report import Report, Row
 
 _BAR_WIDTH = 30
 _FAILURE_WIDTH = 72
@@ -84,21 +84,22 @@ def sentences(compared: Sequence[str], nearness: NDArray[np.float32]) -> Table:
     return table(headings, rows)
 
 
-def timeline(report: Report) -> Table:
+def timeline(report: Report, answered_by: AnsweredBy) -> Table:
     """A replay second by second: requests, how many in time, and who answered them."""
-    most = max(second.offered for second in report.timeline)
+    most = max(row.offered for row in report.timeline)
     headings = (">S", "REQUESTS SENT", ">IN SLO", ">P99 MS", "ANSWERED BY")
-    return table(headings, [_second_row(second, most) for second in report.timeline])
+    rows = [_second(row, most, answered_by.get(row.second, {})) for row in report.timeline]
+    return table(headings, rows)
 
 
-def _second_row(second: Second, most: int) -> tuple[str, ...]:
-    bar = "█" * round(_BAR_WIDTH * second.offered / most)
-    counts = sorted(second.by_tag.items())
+def _second(row: Row, most: int, nodes: Mapping[str, int]) -> tuple[str, ...]:
+    bar = "█" * round(_BAR_WIDTH * row.offered / most)
+    counts = sorted(nodes.items())
     return (
-        str(second.start_s),
-        f"{bar:<{_BAR_WIDTH}} {second.offered}",
-        f"{second.in_slo / second.offered:.0%}" if second.offered else "",
-        "" if second.p99_s is None else f"{second.p99_s * 1e3:.0f}",
+        str(row.second),
+        f"{bar:<{_BAR_WIDTH}} {row.offered}",
+        f"{(row.in_slo or 0) / row.offered:.0%}" if row.offered else "",
+        "" if row.p99_ms is None else f"{row.p99_ms:.0f}",
         ", ".join(node if len(counts) == 1 else f"{node} {count}" for node, count in counts),
     )
 
@@ -109,7 +110,7 @@ def summary(replayed: Replayed, status: ClusterStatus) -> list[str]:
     shares = ", ".join(f"{node.node_id} ${node.cost_usd:.5f}" for node in status.nodes)
     return [
         f"{report.offered} requests, {report.unanswered} failed, {report.compliance:.2%} within "
-        f"the SLO, p50 {_ms(report.p50_s)}, p99 {_ms(report.p99_s)}, {replayed.batches} batches",
+        f"the SLO, p50 {_ms(report.p50_ms)}, p99 {_ms(report.p99_ms)}, {replayed.batches} batches",
         *([moved(move) for move in replayed.moves] or ["magika stayed where it was"]),
         f"${status.cost_usd:.5f} since the start ({shares}); "
         f"${status.cost_usd_per_hour:.2f} an hour now",
@@ -122,5 +123,5 @@ def moved(move: Decision) -> str:
     return f"moved from {places}: {move.reason}"
 
 
-def _ms(seconds: float | None) -> str:
-    return "none" if seconds is None else f"{seconds * 1e3:.0f} ms"
+def _ms(latency_ms: float | None) -> str:
+    return "none" if latency_ms is None else f"{latency_ms:.0f} ms"

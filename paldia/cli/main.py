@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from paldia import __version__
-from paldia.cli import fleet_commands, model_commands, samples, simulate_options
+from paldia.cli import fleet_commands, load_options, model_commands, samples, simulate_options
 from paldia.cli.options import AsJson
 from paldia.cli.output import print_json, show
 from paldia.cli.up import up
@@ -74,6 +74,15 @@ def simulate(ctx: typer.Context) -> None:
     from paldia.cli.simulate import simulate as command  # noqa: PLC0415
 
     _run_alone(ctx, command, simulate_options.EXAMPLES)
+
+
+@app.command(context_settings=_PASSED_ON)
+def load(ctx: typer.Context) -> None:
+    """Send requests to any server of the protocol and measure what becomes of them."""
+    # Other commands needn't wait for it to be imported.
+    from paldia.cli.load import load as command  # noqa: PLC0415
+
+    _run_alone(ctx, command, load_options.EXAMPLES)
 
 
 def _run_alone(ctx: typer.Context, command: Callable[..., None], epilog: str) -> None:

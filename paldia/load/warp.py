@@ -1,4 +1,4 @@
-"""When to send: a recorded trace's arrivals, bent to a wanted rate.
+"""A recorded trace's arrivals, bent to a wanted rate.
 
 The trace's clock is sped up and slowed down, nothing else: its requests keep their order
 and their bunching, none is left out and none invented. By the time the profile expects a
@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -21,9 +20,6 @@ from numpy.typing import NDArray
 from paldia.core.errors import InvalidArgumentError
 
 Seconds: TypeAlias = NDArray[np.float64]
-
-TRACE_LIMIT = 10_000_000
-"""Most arrivals read from one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,47 +75,6 @@ class RateProfile:
         within_s = np.divide(2 * rest, divisor, out=np.zeros_like(rest), where=divisor > 0)
         times: Seconds = times_s[piece] + np.minimum(within_s, widths_s[piece])
         return times
-
-
-def read_arrivals(path: Path) -> Seconds:
-    """Read a trace's arrival times, in seconds: the column `t_s` of a CSV file.
-
-    Lines that start with # are remarks.
-
-    Raises:
-        InvalidArgumentError: the file is missing, has no such column, or its times aren't
-            rising numbers.
-    """
-    if not path.is_file():
-        raise InvalidArgumentError(f"there is no trace at {path}")
-    column: int | None = None
-    arrivals: list[float] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.startswith("#") or not line.strip():
-                continue
-            cells = [cell.strip() for cell in line.split(",")]
-            if column is None:
-                if "t_s" not in cells:
-                    raise InvalidArgumentError(f"{path} has no column t_s, but {cells}")
-                column = cells.index("t_s")
-                continue
-            arrivals.append(_arrival(cells, column, f"{path}, line {number}"))
-            if len(arrivals) > 1 and arrivals[-1] < arrivals[-2]:
-                raise InvalidArgumentError(f"{path}, line {number}: time goes backwards")
-            if len(arrivals) > TRACE_LIMIT:
-                raise InvalidArgumentError(f"{path} has more than {TRACE_LIMIT} arrivals")
-    return np.array(arrivals)
-
-
-def _arrival(cells: list[str], column: int, place: str) -> float:
-    try:
-        time_s = float(cells[column])
-    except (IndexError, ValueError):
-        raise InvalidArgumentError(f"{place}: no number in column t_s") from None
-    if not math.isfinite(time_s):
-        raise InvalidArgumentError(f"{place}: t_s must be finite, not {time_s}")
-    return time_s
 
 
 def warp(arrivals_s: Seconds, profile: RateProfile) -> Seconds:
