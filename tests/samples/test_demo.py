@@ -10,7 +10,14 @@ from paldia.catalog import workloads
 from paldia.cli import demo_emulated, demo_show
 from paldia.cli.demo import TRACE
 from paldia.cli.demo_emulated import Emulated
-from paldia.cli.demo_replay import Capacity, Replayed, batches_of, least_capacity, plan_load
+from paldia.cli.demo_replay import (
+    Capacity,
+    Replayed,
+    answered_by,
+    batches_of,
+    least_capacity,
+    plan_load,
+)
 from paldia.cli.demo_report import report_of
 from paldia.cli.demo_show import Classified
 from paldia.cli.output import as_text
@@ -26,9 +33,9 @@ from paldia.client import (
 )
 from paldia.core.errors import NotServableError
 from paldia.core.types import NodeState
-from paldia.load.replay import Outcome
+from paldia.load.arrivals import read_arrivals
+from paldia.load.outcomes import Outcome
 from paldia.load.report import summarise
-from paldia.load.trace import read_arrivals
 
 
 def _profile(hardware: str, *points: tuple[int, float]) -> Profile:
@@ -96,13 +103,13 @@ def _replayed() -> Replayed:
         inputs_digest="",
     )
     plan = plan_load(np.arange(40.0), Capacity("slow", 10.0), 3.0)
-    report = summarise(outcomes, 0.1, tag="paldia_node")
-    return Replayed(report, batches_of(outcomes), plan, (move,))
+    report = summarise(outcomes, 0.1, 3.0)
+    return Replayed(report, answered_by(outcomes), batches_of(outcomes), plan, (move,))
 
 
 def _emulated() -> Emulated:
     replayed = _replayed()
-    return Emulated(replayed.report, 12, replayed.moves)
+    return Emulated(replayed.report, replayed.answered_by, 12, replayed.moves)
 
 
 def test_bert_s_rate_goes_up_to_what_the_cheapest_gpu_just_can_and_down_again() -> None:
@@ -113,7 +120,7 @@ def test_bert_s_rate_goes_up_to_what_the_cheapest_gpu_just_can_and_down_again() 
     assert (start_s, end_s) == (0.0, 30.0)
     assert first == last < 0.5 * can_rps
     assert 0.8 * can_rps < highest < can_rps
-    assert len(read_arrivals(TRACE)) > demo_emulated.rates(30.0).requests
+    assert len(read_arrivals(str(TRACE))) > demo_emulated.rates(30.0).requests
     kinds = [(node.node_id, node.hardware) for node in demo_emulated.nodes()]
     assert kinds == [("v100", "p3.2xlarge"), ("t4", "g4dn.xlarge"), ("m60", "g3s.xlarge")]
 
@@ -154,8 +161,12 @@ def test_the_report_has_the_promised_keys() -> None:
     ]
     assert (report["requests"], report["failed"], report["batches"]) == (13, 1, 6)
     assert report["slo_compliance"] == pytest.approx(6 / 13, abs=1e-6)
-    assert report["p50_ms"] == pytest.approx(110)
-    assert report["p99_ms"] == pytest.approx(217.8)
+    assert report["p50_ms"] == pytest.approx(100, rel=1e-3)
+    assert report["p99_ms"] == pytest.approx(220, rel=1e-3)
+    assert [row["answered_by"] for row in report["replay"]["timeline"]] == [
+        {"slow-1": 10},
+        {"slow-1": 2},
+    ]
     assert (report["cost_usd"], report["moves"], report["decisions"]) == (0.001, 1, 5)
     assert report["nodes"] == [
         {"id": "slow-1", "hardware": "slow", "price_usd_per_hour": 0.04, "models": ["magika"]}
@@ -169,12 +180,13 @@ def test_what_is_shown_names_the_numbers() -> None:
     replayed = _replayed()
     shown = as_text(
         demo_show.files([Classified("[a]", None, 0.0, 0.0, "", "it is [gone]")]),
-        demo_show.timeline(replayed.report),
+        demo_show.timeline(replayed.report, replayed.answered_by),
         *demo_show.summary(replayed, _status()),
     )
     assert "[a]" in shown
     assert "no answer: it is [gone]" in shown
-    assert "13 requests, 1 failed, 46.15% within the SLO, p50 110 ms, p99 218 ms" in shown
+    assert "13 requests, 1 failed, 46.15% within the SLO, p50 100 ms, p99 220 ms" in shown
+    assert "slow-1" in shown.splitlines()[4]
     assert "moved from slow-1 to fast-1: slow: too slow" in shown
     assert "$0.00100 since the start (slow-1 $0.00100); $0.04 an hour now" in shown
 
