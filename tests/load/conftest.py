@@ -27,6 +27,13 @@ class EchoServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.metadata: set[tuple[str, str]] = set()
         self.is_empty = False
         self.address = ""
+        self._awaited = 0
+        self._reached = asyncio.Event()
+
+    async def asked(self, times: int) -> None:
+        """Wait until it has been asked so many times."""
+        self._awaited = times
+        await self._reached.wait()
 
     async def ServerLive(  # noqa: N802 - the protocol's name
         self, request: service_pb2.ServerLiveRequest, context: grpc.aio.ServicerContext
@@ -50,6 +57,8 @@ class EchoServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "there must be a number")
         number = int(np.frombuffer(request.raw_input_contents[0], np.int32)[0])
         self.seen.append(number)
+        if len(self.seen) >= self._awaited > 0:
+            self._reached.set()
         self.peers.add(context.peer())
         self.metadata.update((key, value) for key, value in context.invocation_metadata() or ())
         await self._answer(number, context)

@@ -110,8 +110,7 @@ async def test_ctrl_c_ends_it_and_the_report_is_of_what_was_done(echo, tmp_path:
         *("--json", "--out", tmp_path),
     )
     async with asyncio.timeout(LIMIT_S):
-        while len(echo.seen) < 30:
-            await asyncio.sleep(0.02)
+        await echo.asked(30)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
     assert (process.returncode, err) == (130, b"")
@@ -256,5 +255,5 @@ def test_large_requests_lower_how_many_may_be_under_way() -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidArgumentError, match="nothing can be written to .*choose another"):
+    with pytest.raises(InvalidArgumentError, match=r"nothing can be written to .*choose another"):
         files.prepare(tmp_path / "file" / "out")

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
 import numpy as np
@@ -186,7 +186,7 @@ async def test_a_process_that_is_killed_is_told_of(echo, plan) -> None:
 
 
 @pytest.fixture
-def orphans() -> Iterator[Callable[[], list[psutil.Process]]]:
+def orphans() -> Callable[[], list[psutil.Process]]:
     def find() -> list[psutil.Process]:
         return [
             child
@@ -194,7 +194,7 @@ def orphans() -> Iterator[Callable[[], list[psutil.Process]]]:
             if "paldia.load.worker" in child.cmdline() or "paldia.load.noop" in child.cmdline()
         ]
 
-    yield find
+    return find
 
 
 async def test_no_process_is_left_behind(echo, plan, orphans) -> None:
