@@ -17,7 +17,6 @@ from paldia.cli import load_options as option
 from paldia.cli.options import SLO_MS, AsJson
 from paldia.cli.output import print_json, show, table
 from paldia.cli.progress import Update, progress
-from paldia.core.errors import InvalidArgumentError
 from paldia.load import files
 from paldia.load.plan import Plan
 from paldia.load.run import LoadRun, Progress, Result
@@ -61,8 +60,6 @@ def load(
     latency counts from then. Leaves report.json, requests.csv and latency.png. Ctrl-C ends it and
     writes what there is.
     """
-    if not deadline_ms > 0:
-        raise InvalidArgumentError(f"--deadline-ms must be above 0, not {deadline_ms:g}")
     files.prepare(out)
     when = told.schedule(
         rate=rate,
@@ -86,29 +83,23 @@ def load(
         seed=seed,
     )
     plan = Plan(
-        address=url,
-        model=model,
-        payloads=what.payloads,
-        answer=what.answer,
-        offsets_s=when.offsets_s,
-        callers=when.callers,
-        warmup_s=warmup,
-        duration_s=when.duration_s,
+        url,
+        model,
+        what,
+        when,
         deadline_s=deadline_ms / 1e3,
         slo_s=None if slo_ms is None else slo_ms / 1e3,
         connections=connections,
-        in_flight_limit=told.in_flight_limit(in_flight, what.payloads, what.answer),
+        in_flight_limit=told.in_flight_limit(in_flight, what),
         processes=processes,
         check_every=check,
-        outputs=what.outputs,
         metadata=pairs,
     )
-    _run(plan, when.mode, rate, out, per_request=per_request, as_json=as_json)
+    _run(plan, rate, out, per_request=per_request, as_json=as_json)
 
 
 def _run(
     plan: Plan,
-    mode: str,
     rate_rps: float | None,
     out: Path,
     *,
@@ -120,14 +111,14 @@ def _run(
         update = stack.enter_context(progress(Console(stderr=True, quiet=as_json), "load"))
         update("measuring the generator itself")
         if per_request:
-            sheet = files.every_request(out / "every-request.csv", plan.warmup_s)
+            sheet = files.every_request(out / "every-request.csv", plan.when.warmup_s)
             run = LoadRun(plan, stack.enter_context(sheet))
         else:
             run = LoadRun(plan)
         run.go(lambda now: _tell(update, now), lambda: bool(signals))
     if not signals or run.tally.offered:
         result = run.result()
-        document = files.document(plan, result, rate_rps, mode)
+        document = files.document(plan, result, rate_rps)
         files.write(out, document, run.tally, plan.slo_s)
         _draw(plan, run, result, out)
         print_json(document) if as_json else show(*_shown(plan, result), f"{out / 'report.json'}")

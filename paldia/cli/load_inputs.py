@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from paldia.core.errors import InvalidArgumentError, UnsupportedError
 from paldia.load import arrivals, inputs
+from paldia.load.plan import Questions, Schedule
 from paldia.load.sender import Metadata
 from paldia.load.target import target
-from paldia.load.warp import Seconds
 from paldia.sim.trace import Trace
 from paldia.sim.trace_files import open_trace
 
@@ -20,23 +19,6 @@ _DURATION_S = 10.0
 _IN_FLIGHT_MOST = 4096
 _IN_FLIGHT_FEWEST = 16
 _IN_FLIGHT_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Schedule:
-    """When to send.
-
-    Attributes:
-        mode: rate, trace or closed.
-        offsets_s: rising times; None for a closed loop.
-        callers: of a closed loop, else 0.
-        duration_s: after the warm-up.
-    """
-
-    mode: str
-    offsets_s: Seconds | None
-    callers: int
-    duration_s: float
 
 
 def schedule(
@@ -67,7 +49,7 @@ def schedule(
     if not 0 < counted_s < math.inf:
         raise InvalidArgumentError(f"--duration must be above 0, not {counted_s:g}")
     if rate is None:
-        return Schedule("closed", None, closed or 0, counted_s)
+        return Schedule("closed", counted_s, warmup_s, callers=closed or 0)
     length_s = warmup_s + counted_s
     offsets_s = (
         arrivals.uniform(rate, length_s) if is_uniform else arrivals.poisson(rate, length_s, seed)
@@ -76,7 +58,7 @@ def schedule(
         raise InvalidArgumentError(
             f"at {rate:g} requests a second none comes in {counted_s:g} s; take longer"
         )
-    return Schedule("rate", offsets_s, 0, counted_s)
+    return Schedule("rate", counted_s, warmup_s, offsets_s)
 
 
 def _traced(trace: Trace, duration_s: float | None, warmup_s: float) -> Schedule:
@@ -87,16 +69,7 @@ def _traced(trace: Trace, duration_s: float | None, warmup_s: float) -> Schedule
         raise InvalidArgumentError(
             f"no request of {trace.name} comes after the warm-up of {warmup_s:g} s"
         )
-    return Schedule("trace", offsets_s, 0, part.duration_s - warmup_s)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Questions:
-    """What to ask: encoded requests, a first answer, and the names of the model's outputs."""
-
-    payloads: tuple[bytes, ...]
-    answer: bytes
-    outputs: frozenset[str]
+    return Schedule("trace", part.duration_s - warmup_s, warmup_s, offsets_s)
 
 
 def questions(
@@ -161,9 +134,9 @@ def metadata_of(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((key.lower(), value) for key, _, value in pairs)
 
 
-def in_flight_limit(asked: int | None, payloads: Sequence[bytes], answer: bytes) -> int:
+def in_flight_limit(asked: int | None, what: Questions) -> int:
     """Give the most requests under way; unless it was asked for, what fits into a GiB."""
     if asked is not None:
         return asked
-    fit = _IN_FLIGHT_BYTES // max(1, len(answer) + max(map(len, payloads)))
+    fit = _IN_FLIGHT_BYTES // max(1, len(what.answer) + max(map(len, what.payloads)))
     return max(_IN_FLIGHT_FEWEST, min(_IN_FLIGHT_MOST, fit))

@@ -72,7 +72,7 @@ BytesLength = Annotated[
 DeadlineMs = Annotated[
     float,
     typer.Option(
-        metavar="MS", help="When a request is given up, from when it was meant to be sent."
+        metavar="MS", min=1, help="When a request is given up, from when it was meant to be sent."
     ),
 ]
 Processes = Annotated[

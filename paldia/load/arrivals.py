@@ -56,7 +56,7 @@ def recorded(trace: Trace) -> Seconds:
     Raises:
         InvalidArgumentError: there are none, or too many, or the file is wrong.
     """
-    arrivals_s = np.concatenate([np.empty(0), *_limited(trace)])
+    arrivals_s: Seconds = np.concatenate([np.empty(0), *_limited(trace)])
     if len(arrivals_s) == 0:
         raise InvalidArgumentError(
             f"no request comes in this part of {trace.name}; take a longer one, or scale it up"

@@ -35,14 +35,13 @@ def prepare(folder: Path) -> None:
         ) from None
 
 
-def document(plan: Plan, result: Result, rate_rps: float | None, mode: str) -> dict[str, Any]:
+def document(plan: Plan, result: Result, rate_rps: float | None) -> dict[str, Any]:
     """Put the report together.
 
     Args:
         plan: what was to be sent.
         result: what came of it.
         rate_rps: requests per second that were asked for, where a rate was.
-        mode: rate, trace or closed.
     """
     figures = result.report.figures()
     del figures["timeline"]
@@ -54,11 +53,11 @@ def document(plan: Plan, result: Result, rate_rps: float | None, mode: str) -> d
     return {
         "url": plan.address,
         "model": plan.model,
-        "mode": mode,
+        "mode": plan.when.mode,
         "rate_rps": rate_rps,
-        "callers": plan.callers or None,
+        "callers": plan.when.callers or None,
         "duration_s": figures.pop("duration_s"),
-        "warmup_s": plan.warmup_s,
+        "warmup_s": plan.when.warmup_s,
         "processes": result.processes,
         "connections": result.connections,
         **figures,

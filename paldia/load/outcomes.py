@@ -95,6 +95,7 @@ class Log:
     def take(self) -> Columns:
         """Give what was added since the last time."""
         times = (self._intended_s, self._lag_s, self._done_s)
-        taken = Columns(*map(np.array, times), np.array(self._code))
+        intended_s, lag_s, done_s = map(np.array, times)
+        taken = Columns(intended_s, lag_s, done_s, np.array(self._code))
         self._clear()
         return taken

@@ -38,7 +38,7 @@ async def replay(
     def settle(it: Settled) -> None:
         tags = _tags(it.answer) if it.code == ANSWERED else {}
         outcome = Outcome(it.intended_s, it.sent_s - it.intended_s, it.done_s, it.code, tags)
-        outcomes[it.index] = outcome
+        outcomes[it.number] = outcome
         on_outcome(outcome)
 
     async with open_channels(address, 1) as channels:

@@ -69,14 +69,14 @@ class LoadRun:
 
     def __init__(self, plan: Plan, sink: Callable[[Columns], None] = lambda columns: None) -> None:
         """Prepare; `sink` is told all outcomes, their times from the start of the warm-up."""
-        self.tally = Tally(plan.slo_s, plan.warmup_s)
+        self.tally = Tally(plan.slo_s, plan.when.warmup_s)
         self._plan = plan
         self._sink = sink
         self._processes = 0
         self._floor = Floor(0.0, 0.0, 0.0)
         self._finished: list[Finished] = []
         self._details: dict[str, str] = {}
-        self._duration_s = plan.duration_s
+        self._duration_s = plan.when.duration_s
         self._own_cpu_s = 0.0
 
     def go(self, tell: Callable[[Progress], None], is_stopped: Callable[[], bool]) -> None:
@@ -120,20 +120,20 @@ class LoadRun:
         is_stopped: Callable[[], bool],
     ) -> None:
         pending = {worker.pipe: worker for worker in workers}
-        give_up_s = start_s + self._plan.total_s + self._plan.deadline_s + ANSWER_S
+        give_up_s = start_s + self._plan.when.total_s + self._plan.deadline_s + ANSWER_S
         told_s, stopping = 0.0, False
         while pending:
             if is_stopped() and not stopping:
                 stopping = True
                 give_up_s = now_s() + ANSWER_S
-                sent_s = min(now_s() - start_s, self._plan.total_s)
-                self._duration_s = max(_LOOK_S, sent_s - self._plan.warmup_s)
+                sent_s = min(now_s() - start_s, self._plan.when.total_s)
+                self._duration_s = max(_LOOK_S, sent_s - self._plan.when.warmup_s)
                 for pipe in pending:
                     pipe.send(Stop())
             if now_s() > give_up_s:
                 raise InternalError("a process of the load generator hangs; is the machine busy?")
-            for pipe in wait(list(pending), timeout=_LOOK_S):
-                worker = next(it for it in workers if it.pipe is pipe)
+            heard = wait(list(pending), timeout=_LOOK_S)
+            for worker in [it for pipe, it in pending.items() if pipe in heard]:
                 if self._take(worker.hear()):
                     del pending[worker.pipe]
             while now_s() - start_s >= told_s + 1 and pending:
@@ -153,10 +153,10 @@ class LoadRun:
     def _progress(self, at_s: float) -> Progress:
         plan, window = self._plan, self.tally.window()
         offered = window.answered + window.refused + window.failed
-        if plan.offsets_s is not None:
-            first, last = np.searchsorted(plan.offsets_s, (at_s - 1, at_s)).tolist()
+        if plan.when.offsets_s is not None:
+            first, last = np.searchsorted(plan.when.offsets_s, (at_s - 1, at_s)).tolist()
             offered = last - first
-        return Progress(at_s, plan.total_s, at_s <= plan.warmup_s, offered, window)
+        return Progress(at_s, plan.when.total_s, at_s <= plan.when.warmup_s, offered, window)
 
     def result(self) -> Result:
         """Sum up what was counted.
@@ -180,7 +180,7 @@ class LoadRun:
 
     def _is_saturated(self) -> bool:
         """Callers of a closed loop aren't late, so it is the processor that tells."""
-        return self._plan.offsets_s is None and any(
+        return self._plan.when.offsets_s is None and any(
             it.cpu_s > BUSY_SHARE * it.busy_s for it in self._finished
         )
 
@@ -205,11 +205,11 @@ def _advice(made: Report, processes: int) -> tuple[str, ...]:
 def _measure_floor(worker: Process, plan: Plan) -> Floor:
     tally = Tally(None, _FLOOR_WARMUP_S)
     with process(_NOOP) as server:
-        server.pipe.send_bytes(plan.answer)
+        server.pipe.send_bytes(plan.what.answer)
         worker.pipe.send(
             Job(
                 address=server.hear(),
-                payloads=plan.payloads,
+                payloads=plan.what.payloads,
                 deadline_s=ANSWER_S,
                 connections=1,
                 in_flight_limit=1,

@@ -40,13 +40,13 @@ class Settled(NamedTuple):
     """A request whose fate is known; times in seconds from the start.
 
     Attributes:
-        index: its number among those of its sender.
+        number: its place among those of its sender, from 0.
         code: gRPC's name of the status, or UNSENT.
         answer: the encoded ModelInferResponse; empty if there is none.
         details: what the server said of a failure.
     """
 
-    index: int
+    number: int
     intended_s: float
     sent_s: float
     done_s: float
@@ -117,7 +117,7 @@ class Sender:
         """
         if not payloads:
             raise InvalidArgumentError("to send requests takes the inputs of one at least")
-        self._calls = [channel.unary_unary(METHOD) for channel in channels]
+        self._calls: list[Any] = [channel.unary_unary(METHOD) for channel in channels]
         self._payloads = payloads
         self._settle = settle
         self._deadline_s = deadline_s

@@ -52,7 +52,7 @@ class Target:
         self.model = model
         self._metadata = tuple(metadata) or None
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        self._infer = channel.unary_unary(METHOD)
+        self._infer: Any = channel.unary_unary(METHOD)
 
     def describe(self) -> Described | None:
         """Ask for inputs and outputs; None from a server that doesn't tell.

@@ -37,7 +37,7 @@ class _Book:
     def settle(self, it: Settled) -> None:
         code, details = it.code, it.details
         if code == ANSWERED:
-            details = self._checker.problem(it.index, it.answer)
+            details = self._checker.problem(it.number, it.answer)
             code = MALFORMED if details else code
         if details and code not in self.details:
             self.details[code] = details

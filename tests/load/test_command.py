@@ -22,6 +22,7 @@ from paldia.core.errors import (
     UnsupportedError,
 )
 from paldia.load import files
+from paldia.load.plan import Questions
 
 PALDIA = str(Path(sys.executable).with_name("paldia"))
 LIMIT_S = 60.0
@@ -162,9 +163,6 @@ def test_the_duration_is_what_comes_after_the_warm_up() -> None:
     assert (closed.mode, closed.offsets_s, closed.callers) == ("closed", None, 3)
 
 
-Questions = Callable[..., load_inputs.Questions]
-
-
 @pytest.fixture
 def ask() -> Callable[..., object]:
     """Give a function that asks a server in a thread."""
@@ -248,9 +246,11 @@ def test_metadata_are_pairs() -> None:
 
 
 def test_large_requests_lower_how_many_may_be_under_way() -> None:
-    assert load_inputs.in_flight_limit(None, [bytes(1000)], bytes(1000)) == 4096
-    assert load_inputs.in_flight_limit(None, [bytes(1 << 20)], bytes(1 << 20)) == 512
-    assert load_inputs.in_flight_limit(7, [bytes(1 << 20)], b"") == 7
+    small = Questions((bytes(1000),), bytes(1000))
+    large = Questions((bytes(10), bytes(1 << 20)), bytes(1 << 20))
+    assert load_inputs.in_flight_limit(None, small) == 4096
+    assert load_inputs.in_flight_limit(None, large) == 512
+    assert load_inputs.in_flight_limit(7, large) == 7
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2
 
 from paldia.core.errors import InternalError
 from paldia.load.arrivals import uniform
-from paldia.load.plan import Floor, Plan
+from paldia.load.plan import Floor, Plan, Questions, Schedule
 from paldia.load.run import LoadRun, Progress, Result
 from paldia.load.sender import open_channels
 
@@ -35,22 +35,22 @@ def plan(payloads: Payloads) -> Callable[..., Plan]:
         settings = {
             "address": address,
             "model": "any",
-            "payloads": tuple(payloads(3)),
-            "answer": answer.SerializeToString(),
-            "offsets_s": None,
-            "callers": 0,
-            "warmup_s": 0.0,
-            "duration_s": 1.0,
+            "what": Questions(tuple(payloads(3)), answer.SerializeToString(), frozenset({"same"})),
+            "when": Schedule("closed", 1.0, callers=1),
             "deadline_s": 10.0,
             "slo_s": 0.5,
             "connections": 4,
             "in_flight_limit": 1000,
             "check_every": 1,
-            "outputs": frozenset({"same"}),
         }
         return Plan(**(settings | changes))
 
     return make
+
+
+def _open(rate_rps: float, duration_s: float = 1.0, warmup_s: float = 0.0) -> Schedule:
+    offsets_s = uniform(rate_rps, duration_s + warmup_s)
+    return Schedule("rate", duration_s, warmup_s, offsets_s)
 
 
 async def _run(plan: Plan, told: list[Progress] | None = None) -> Result:
@@ -62,14 +62,8 @@ async def _run(plan: Plan, told: list[Progress] | None = None) -> Result:
 
 async def test_processes_share_the_requests_and_their_counts_add_up(echo, plan) -> None:
     told: list[Progress] = []
-    offsets_s = uniform(200.0, 1.5)
-    made = plan(
-        echo.address,
-        offsets_s=offsets_s,
-        warmup_s=0.5,
-        processes=2,
-        metadata=(("who", "me"),),
-    )
+    when = _open(200.0, warmup_s=0.5)
+    made = plan(echo.address, when=when, processes=2, metadata=(("who", "me"),))
     result = await _run(made, told)
     report = result.report
     assert (report.offered, report.answered) == (200, 200)
@@ -99,7 +93,7 @@ async def test_a_stalled_server_shows_in_all_requests_of_that_time(serving, plan
 
     resumed = asyncio.Event()
     async with serving(stall) as server:
-        result = await _run(plan(server.address, offsets_s=uniform(100.0, 2.0), duration_s=2.0))
+        result = await _run(plan(server.address, when=_open(100.0, 2.0)))
     report = result.report
     assert report.answered == 200
     assert report.in_slo is not None
@@ -122,7 +116,9 @@ async def test_callers_of_a_closed_loop_wait_for_their_answers(serving, plan) ->
         under_way -= 1
 
     async with serving(answer) as server:
-        result = await _run(plan(server.address, callers=5, processes=2))
+        result = await _run(
+            plan(server.address, when=Schedule("closed", 1.0, callers=5), processes=2)
+        )
     report = result.report
     assert most == 5
     assert report.offered == report.answered == len(server.seen)
@@ -142,7 +138,7 @@ async def test_each_fate_has_its_count(serving, plan) -> None:
             await never.wait()
 
     async with serving(answer) as server:
-        made = plan(server.address, offsets_s=uniform(30.0, 1.0), deadline_s=0.5, in_flight_limit=3)
+        made = plan(server.address, when=_open(30.0), deadline_s=0.5, in_flight_limit=3)
         result = await _run(made)
     report = result.report
     assert report.offered == 30
@@ -155,14 +151,14 @@ async def test_each_fate_has_its_count(serving, plan) -> None:
 
 async def test_what_is_no_answer_counts_as_failed(echo, plan) -> None:
     echo.is_empty = True
-    result = await _run(plan(echo.address, offsets_s=uniform(20.0, 1.0)))
+    result = await _run(plan(echo.address, when=_open(20.0)))
     assert result.report.by_code == {"MALFORMED": 20}
     assert (result.report.failed, result.report.answered) == (20, 0)
     assert result.details["MALFORMED"] == "the answer has no outputs"
 
 
 async def test_it_can_be_stopped_and_tells_what_was_done(echo, plan) -> None:
-    run = LoadRun(plan(echo.address, offsets_s=uniform(50.0, 600.0), duration_s=600.0))
+    run = LoadRun(plan(echo.address, when=_open(50.0, 600.0)))
     await asyncio.to_thread(run.go, lambda progress: None, lambda: run.tally.offered > 20)
     report = run.result().report
     assert report.offered == report.answered
@@ -179,7 +175,7 @@ async def test_a_process_that_is_killed_is_told_of(echo, plan) -> None:
                     os.kill(child.pid, signal.SIGKILL)
         return False
 
-    run = LoadRun(plan(echo.address, offsets_s=uniform(50.0, 600.0), duration_s=600.0))
+    run = LoadRun(plan(echo.address, when=_open(50.0, 600.0)))
     with pytest.raises(InternalError, match="ended with code -9"):
         await asyncio.to_thread(run.go, lambda progress: None, kill_one)
     assert run.tally.offered > 5
@@ -198,7 +194,7 @@ def orphans() -> Callable[[], list[psutil.Process]]:
 
 
 async def test_no_process_is_left_behind(echo, plan, orphans) -> None:
-    await _run(plan(echo.address, offsets_s=uniform(20.0, 0.5), duration_s=0.5, processes=2))
+    await _run(plan(echo.address, when=_open(20.0, 0.5), processes=2))
     assert orphans() == []
 
 
@@ -210,20 +206,21 @@ def test_processes_follow_from_rate_and_cost(
     plan, monkeypatch: pytest.MonkeyPatch, rate_rps: int, cpu_us: int, wanted: int
 ) -> None:
     monkeypatch.setattr("paldia.load.plan.cores", lambda: 4)
-    made = plan("nowhere:1", offsets_s=uniform(float(rate_rps), 2.0))
+    made = plan("nowhere:1", when=_open(rate_rps, 2.0))
     floor = Floor(cpu_us / 1e6, 0.001, 0.001)
     assert made.processes_with(floor) == wanted
-    assert plan("nowhere:1", offsets_s=uniform(10.0, 1.0), processes=9).processes_with(floor) == 9
-    assert plan("nowhere:1", callers=17).processes_with(floor) == 2
+    assert plan("nowhere:1", when=_open(10.0), processes=9).processes_with(floor) == 9
+    assert plan("nowhere:1", when=Schedule("closed", 1.0, callers=17)).processes_with(floor) == 2
 
 
 def test_parts_hold_each_request_and_caller_once(plan) -> None:
-    made = plan("nowhere:1", offsets_s=uniform(100.0, 1.0), callers=7)
+    when = Schedule("any", 1.0, 0.0, uniform(100.0, 1.0), callers=7)
+    made = plan("nowhere:1", when=when)
     parts = [made.part(number, 3) for number in range(3)]
     offsets_s = np.sort(np.concatenate([part.offsets_s for part in parts]))
-    assert offsets_s.tolist() == made.offsets_s.tolist()
+    assert offsets_s.tolist() == when.offsets_s.tolist()
     assert sum(part.callers for part in parts) == 7
-    assert {part.payloads[0] for part in parts} == set(made.payloads)
+    assert {part.payloads[0] for part in parts} == set(made.what.payloads)
 
 
 async def test_several_channels_are_several_connections(echo) -> None:
