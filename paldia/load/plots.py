@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from paldia.load.report import Row, rows
 from paldia.load.tally import Tally
@@ -26,6 +27,7 @@ from paldia.sim.plots_style import (
 _TAILS = (1.0, 0.1, 0.01, 0.001, 1e-4, 1e-5)
 _LABELS = ("0", "90", "99", "99.9", "99.99", "99.999")
 _OURS = "#0b7a33"
+_WIDEST_GAP = 2.5
 
 
 def draw(path: Path, tally: Tally, slo_s: float | None, heading: str, remark: str) -> None:
@@ -48,10 +50,13 @@ def draw(path: Path, tally: Tally, slo_s: float | None, heading: str, remark: st
     if slo_s is not None:
         for axes in (percentiles, latencies):
             axes.axhline(slo_s * 1e3, color=SLO, linewidth=1.3)
+    first, last = (seconds[0].second, seconds[-1].second + 1) if seconds else (0, 1)
     for axes in (latencies, rates):
-        axes.sharex(latencies)
-        if seconds and seconds[0].second < 0:
-            axes.axvspan(seconds[0].second, 0, color=GRID, alpha=0.5, zorder=0)
+        axes.set_xlim(first, last)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+        if first < 0:
+            axes.axvspan(first, 0, color=GRID, alpha=0.5, zorder=0)
     rates.set_xlabel("second")
     save(made, path)
 
@@ -75,35 +80,37 @@ def _draw_percentiles(axes: Axes, tally: Tally) -> None:
 
 
 def _draw_latencies(axes: Axes, seconds: Sequence[Row]) -> None:
-    at = [row.second for row in seconds]
-    for name, values, width in (
-        ("p50", [row.p50_ms for row in seconds], 1.7),
-        ("p99", [row.p99_ms for row in seconds], 0.9),
+    at = [row.second + 0.5 for row in seconds]
+    for name, values, colour in (
+        ("p50", [row.p50_ms for row in seconds], _OURS),
+        ("p99", [row.p99_ms for row in seconds], SOFT),
     ):
         heights = np.array([np.nan if value is None else value for value in values])
-        axes.plot(at, heights, color=_OURS if name == "p50" else SOFT, linewidth=width, label=name)
+        axes.plot(at, heights, color=colour, linewidth=1.5, marker=".", label=name)
     _log_axis(axes)
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
 
 
 def _draw_rates(axes: Axes, seconds: Sequence[Row]) -> None:
-    at = [*(row.second for row in seconds), seconds[-1].second + 1] if seconds else [0, 1]
+    edges = [*(row.second for row in seconds), seconds[-1].second + 1] if seconds else [0, 1]
+    answered = [row.answered for row in seconds] or [0]
+    axes.stairs(answered, edges, fill=True, facecolor=LOAD, label="answered")
     for name, counts, colour in (
         ("offered", [row.offered for row in seconds], INK),
-        ("refused", [row.refused + row.failed for row in seconds], SLO),
+        ("not answered", [row.offered - row.answered for row in seconds], SLO),
     ):
-        axes.stairs(counts or [0], at, color=colour, linewidth=1.0, label=name)
-    axes.stairs(
-        [row.answered for row in seconds] or [0], at, fill=True, color=LOAD, label="answered"
-    )
+        axes.stairs(counts or [0], edges, baseline=None, color=colour, linewidth=1.2, label=name)
     bare(axes, "y")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests/s", fontsize=9)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
 
 
 def _log_axis(axes: Axes) -> None:
     bare(axes, "both")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(lambda ms, _: f"{ms:,.10g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    # No wider gap lies between ticks, so there is always one.
+    axes.set_ylim(min(low, high / _WIDEST_GAP), high)
     axes.set_ylabel("latency, ms", fontsize=9)
