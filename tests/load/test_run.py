@@ -1,8 +1,7 @@
 """The generator with its processes, against a real gRPC server in this one."""
 
 import asyncio
-import os
-import signal
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -51,6 +50,10 @@ def plan(payloads: Payloads) -> Callable[..., Plan]:
 def _open(rate_rps: float, duration_s: float = 1.0, warmup_s: float = 0.0) -> Schedule:
     offsets_s = uniform(rate_rps, duration_s + warmup_s)
     return Schedule("rate", duration_s, warmup_s, offsets_s)
+
+
+def _workers() -> list[psutil.Process]:
+    return [it for it in psutil.Process().children() if "paldia.load.worker" in it.cmdline()]
 
 
 async def _run(plan: Plan, told: list[Progress] | None = None) -> Result:
@@ -103,6 +106,29 @@ async def test_a_stalled_server_shows_in_all_requests_of_that_time(serving, plan
     assert report.p90_ms > 500
     assert report.timeline[0].p50_ms is not None
     assert report.timeline[0].p50_ms > 200
+
+
+async def test_a_stalled_generator_counts_it_and_says_so(echo, plan) -> None:
+    stalled: list[psutil.Process] = []
+
+    def stall() -> bool:
+        if run.tally.offered and not stalled:
+            stalled.extend(_workers())
+            for worker in stalled:
+                worker.suspend()
+                threading.Timer(0.8, worker.resume).start()
+        return False
+
+    run = LoadRun(plan(echo.address, when=_open(50.0, 3.0)))
+    await asyncio.to_thread(run.go, lambda progress: None, stall)
+    report = run.result().report
+    assert len(stalled) == 1
+    assert report.answered == 150
+    # What was due in the first 300 ms of the stall was answered half a second late at least.
+    assert report.late >= 10
+    assert report.lag_max_ms > 500
+    assert not report.kept_up
+    assert any("did not keep up" in line for line in run.result().advice)
 
 
 async def test_callers_of_a_closed_loop_wait_for_their_answers(serving, plan) -> None:
@@ -170,9 +196,8 @@ async def test_it_can_be_stopped_and_tells_what_was_done(echo, plan) -> None:
 async def test_a_process_that_is_killed_is_told_of(echo, plan) -> None:
     def kill_one() -> bool:
         if run.tally.offered > 5:
-            for child in psutil.Process().children():
-                if "paldia.load.worker" in child.cmdline():
-                    os.kill(child.pid, signal.SIGKILL)
+            for worker in _workers():
+                worker.kill()
         return False
 
     run = LoadRun(plan(echo.address, when=_open(50.0, 600.0)))
@@ -181,21 +206,10 @@ async def test_a_process_that_is_killed_is_told_of(echo, plan) -> None:
     assert run.tally.offered > 5
 
 
-@pytest.fixture
-def orphans() -> Callable[[], list[psutil.Process]]:
-    def find() -> list[psutil.Process]:
-        return [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "paldia.load.worker" in child.cmdline() or "paldia.load.noop" in child.cmdline()
-        ]
-
-    return find
-
-
-async def test_no_process_is_left_behind(echo, plan, orphans) -> None:
+async def test_no_process_is_left_behind(echo, plan) -> None:
+    before = psutil.Process().children()
     await _run(plan(echo.address, when=_open(20.0, 0.5), processes=2))
-    assert orphans() == []
+    assert psutil.Process().children() == before
 
 
 @pytest.mark.parametrize(
