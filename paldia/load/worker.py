@@ -93,7 +93,9 @@ async def _work(job: Job, inbox: asyncio.Queue[Any], pipe: Connection) -> None:
         finally:
             ended.set()
             await telling
-        pipe.send(Finished(time.process_time() - cpu_s, sender.now_s(), book.details))
+        finished = Finished(time.process_time() - cpu_s, sender.now_s(), book.details)
+    # Once disconnected, so that a server that ends then has nobody to say it to.
+    pipe.send(finished)
 
 
 async def _send(job: Job, sender: Sender, inbox: asyncio.Queue[Any]) -> None:
