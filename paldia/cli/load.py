@@ -199,7 +199,8 @@ def _shown(plan: Plan, result: Result) -> list[RenderableType]:
         )
     lines += [f"first {code}: {said}" for code, said in sorted(result.details.items())]
     overhead = (
-        f"the generator: {result.processes} processes, {result.connections} connections, "
+        f"the generator: {result.processes} process{'es' if result.processes > 1 else ''}, "
+        f"{result.connections} connections, "
         f"{result.cpu_s_per_request * 1e6:.0f} us of processor time a request, "
         f"{report.lag_p99_ms:.2f} ms late in the 99th percentile; by itself "
         f"{floor.p50_s * 1e3:.2f} ms at p50 and {floor.p99_s * 1e3:.2f} ms at p99"

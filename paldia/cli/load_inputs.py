@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from paldia.core.errors import InvalidArgumentError, UnsupportedError
+from paldia.core.errors import InvalidArgumentError, NotServableError, UnsupportedError
 from paldia.load import arrivals, inputs
+from paldia.load.answers import Checker
 from paldia.load.plan import Questions, Schedule
 from paldia.load.sender import Metadata
 from paldia.load.target import target
@@ -87,6 +88,7 @@ def questions(
     Raises:
         InvalidArgumentError: it can't be read, or isn't what the model wants.
         NotFoundError: there is no such model.
+        NotServableError: what comes is no answer.
         UnavailableError: there is no server.
         UnsupportedError: the server doesn't tell what the model wants.
     """
@@ -105,6 +107,8 @@ def questions(
             )
         answer = server.first_answer(payloads[0], described)
     outputs = frozenset(it.name for it in described.outputs) if described else frozenset()
+    if problem := Checker(every=1, outputs=outputs).problem(0, answer):
+        raise NotServableError(f"what {model} at {url} gives is no answer: {problem}")
     return Questions(tuple(payloads), answer, outputs)
 
 

@@ -17,6 +17,7 @@ from paldia.cli import load_inputs
 from paldia.core.errors import (
     InvalidArgumentError,
     NotFoundError,
+    NotServableError,
     PaldiaError,
     UnavailableError,
     UnsupportedError,
@@ -200,6 +201,12 @@ async def test_an_input_that_the_model_refuses_comes_with_what_it_wants(
     for shapes in (("number",), ("number=a",), ("number=0",), ("=1",)):
         with pytest.raises(InvalidArgumentError, match="--shape takes NAME=1,16"):
             await ask(echo.address, shapes=shapes)
+
+
+async def test_a_first_answer_that_is_none_is_said(echo, ask) -> None:
+    echo.is_empty = True
+    with pytest.raises(NotServableError, match="is no answer: the answer has no outputs"):
+        await ask(echo.address)
 
 
 async def test_a_first_answer_is_waited_for(serving, ask) -> None:
