@@ -302,3 +302,12 @@ def test_a_port_that_is_taken_is_named(pair: Any, controller: Any):
         assert flags[1] in run.stderr
         assert flags[0] in run.stderr
         assert "Traceback" not in run.stderr
+
+
+def test_a_long_temporary_folder_is_no_hindrance(
+    start_frontend: Any, controller: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    start_frontend(controller, "--workers", "1").stub.ModelInfer(adder(), timeout=20)

@@ -20,6 +20,9 @@ from paldia.core.errors import UnavailableError
 from paldia.kit.rpc import UNIX, check_bind
 
 _PREFIX = "paldia-frontend-"
+# A Unix socket's path holds 107 bytes; folder and socket take 45 of them.
+_BASE_MOST = 62
+_SHORT_BASE = Path("/tmp")  # noqa: S108 - for folders of our own, made for nobody else to enter
 
 
 class Workplace:
@@ -53,7 +56,7 @@ class Workplace:
         """
         with _held(bind, insecure=insecure) as address:
             _sweep()
-            name = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
+            name = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_base())
             try:
                 yield cls(address, Path(name))
             finally:
@@ -123,9 +126,15 @@ def _held(bind: str, *, insecure: bool) -> Iterator[str]:
         ) from error
 
 
+def _base() -> Path:
+    """Give a folder for temporary ones whose sockets' paths aren't too long."""
+    usual = Path(tempfile.gettempdir())
+    return usual if len(os.fsencode(usual)) <= _BASE_MOST else _SHORT_BASE
+
+
 def _sweep() -> None:
     """Remove the folders of frontends that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+    for folder in _base().glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
             with contextlib.suppress(OSError):
