@@ -239,9 +239,11 @@ class LocalCluster:
                 _program("paldia-frontend"),
                 *("--controller", self.controller_address),
                 *("--bind", self._binds["frontend"]),
+                *("--metrics-bind", self._binds["metrics"]),
                 # Machine and cores are shared with the nodes' Tritons, and one takes thousands of
                 # requests a second.
-                *("--metrics-bind", self._binds["metrics"], "--workers", "1", *extra),
+                *(() if "--workers" in extra else ("--workers", "1")),
+                *extra,
             ]
         node = next(node for node in self.nodes if node.node_id == name)
         return [
