@@ -22,6 +22,7 @@ from paldia.kit.observability import logger
 from paldia_frontend import batches, explain
 from paldia_frontend.batches import BatchFailedError
 from paldia_frontend.checks import Checks
+from paldia_frontend.effort import Effort
 from paldia_frontend.metrics import Metrics
 from paldia_frontend.pending import Pending, time_left_s
 from paldia_frontend.requests import Normalised
@@ -51,6 +52,7 @@ class Dispatcher:
         self._clock = clock
         self._metrics = metrics
         self.checks = Checks(metrics.note_ratio)
+        self.effort = Effort()
         self._message_limit_bytes = message_limit_bytes
         self._on_cold_wait = on_cold_wait
         self._loop = asyncio.get_running_loop()
@@ -189,8 +191,12 @@ class Dispatcher:
 
     def _pump_soon(self) -> None:
         """Let the kernel decide once all that has already come in is known to it."""
-        if not self._pump_is_due:
-            self._pump_is_due = True
+        if self._pump_is_due:
+            return
+        self._pump_is_due = True
+        if self.effort.gather_s:
+            self._loop.call_later(self.effort.gather_s, self._pump)
+        else:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:

@@ -18,11 +18,12 @@ from paldia.api import convert
 from paldia.api.v1 import routing_pb2
 from paldia.core.dispatch.kernel import DispatchKernel
 from paldia.core.dispatch.types import Limits
-from paldia.kit.clock import SystemClock
+from paldia.kit.clock import Clock, SystemClock
 from paldia.kit.lifecycle import run, sleep_unless, wait_any
 from paldia.kit.observability import configure_logging, logger
 from paldia.kit.rpc import RpcServer
 from paldia_frontend.dispatcher import Dispatcher
+from paldia_frontend.effort import Effort
 from paldia_frontend.exchange.homeward import Homeward
 from paldia_frontend.exchange.inbox import Inbox
 from paldia_frontend.exchange.peers import Peers
@@ -40,6 +41,7 @@ GRACE_S = 8.0
 """How long requests that are in may take to end once the frontend stops; who stops processes
 commonly waits for ten seconds before killing them."""
 _GAUGES_S = 1.0
+_EFFORT_S = 0.1
 _AGED = 1.5
 """By so many times their age all connections have gone: gRPC varies it by a tenth."""
 _UNREAD_MESSAGES = 2
@@ -97,6 +99,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(follower.follow(me, drained))
                 tasks.create_task(_keep_gauges(kernel, metrics, drained))
+                tasks.create_task(_watch_effort(dispatcher.effort, clock, drained))
                 # Clients are served with the routes that the others have, if they have any.
                 await wait_any([keeper.heard.wait(), stop.wait()], math.inf)
                 me.address = await server.start([SERVICE_NAME])
@@ -131,6 +134,11 @@ async def _keep_gauges(kernel: DispatchKernel, metrics: Metrics, stop: asyncio.E
     while not await sleep_unless(stop, _GAUGES_S):
         for model, counters in kernel.counters.items():
             metrics.backlog_rows.labels(model).set(counters.backlog)
+
+
+async def _watch_effort(effort: Effort, clock: Clock, stop: asyncio.Event) -> None:
+    while not await sleep_unless(stop, _EFFORT_S):
+        effort.sample(clock.monotonic_s(), time.process_time())
 
 
 def main() -> None:
