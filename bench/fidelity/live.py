@@ -12,26 +12,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import numpy as np
 
 from bench.fidelity.cases import LEAD_S, Case, arrivals
 from bench.fidelity.played import Played
 from bench.fidelity.simulated import Found, Ways
 from bench.paper.scenarios import reference_rps
+from bench.stage import Stage, staged
 from paldia.api import convert, machines
-from paldia.api.v1 import control_pb2, control_pb2_grpc, types_pb2
+from paldia.api.v1 import control_pb2, types_pb2
 from paldia.cli import samples
-from paldia.cli.cluster import LocalCluster
 from paldia.cli.demo_files import features_of, select_files
 from paldia.cli.demo_sentences import SENTENCES, SentenceReader
-from paldia.client import Client
 from paldia.core.baselines import PALDIA
-from paldia.core.errors import ExpiredError, UnavailableError
+from paldia.core.errors import UnavailableError
 from paldia.core.profiles import Profile
 from paldia.core.types import Hardware
 from paldia.load.inputs import encoded_arrays
@@ -41,7 +39,6 @@ from paldia.sim.scenario import Times
 
 DEADLINE_S = 120.0
 """Long past any SLO: a late answer is to be seen, not cut off. The simulator has no deadlines."""
-NODES_LIMIT_S = 30.0
 PROBES = 40
 PROBE_EVERY_S = 0.25
 """Requests that are sent one by one to see what they take beyond their batches."""
@@ -66,15 +63,6 @@ class Live:
     found: Found
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What a case talks to."""
-
-    frontend: str
-    client: Client
-    stub: control_pb2_grpc.ControlServiceStub
-
-
 def measure(case: Case, folder: Path, tell: Tell) -> Ways:
     """Leave in a folder a cluster that has measured a case's model on all its machines.
 
@@ -87,7 +75,7 @@ def measure(case: Case, folder: Path, tell: Tell) -> Ways:
         What single requests took beyond their batches there.
     """
     samples.prepare()
-    with _stage(case, folder, PALDIA.name) as stage:
+    with _staged(case, folder, PALDIA.name) as stage:
         tell("deploying")
         stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
         tell("measuring")
@@ -111,7 +99,7 @@ def play(case: Case, measured: Path, ways: Ways, played_s: float, tell: Tell) ->
     with tempfile.TemporaryDirectory(prefix="paldia-fidelity-") as parent:
         folder = Path(parent) / "cluster"
         shutil.copytree(measured, folder)
-        with _stage(case, folder, case.policy) as stage:
+        with _staged(case, folder, case.policy) as stage:
             tell("deploying")
             deployed_s = time.monotonic()
             stage.client.deploy(samples.FOLDER / case.model, slo_latency_s=case.slo_s)
@@ -124,44 +112,27 @@ def play(case: Case, measured: Path, ways: Ways, played_s: float, tell: Tell) ->
             return Live(played, times, Found(profiles, nodes, silence_s, ways))
 
 
-@contextmanager
-def _stage(case: Case, folder: Path, policy: str) -> Iterator[_Stage]:
-    # Nothing is measured in idle time while a case is played.
-    flags = {"controller": ("--policy", policy, "--idle-s", "3600")}
-    with (
-        LocalCluster(folder, nodes=case.nodes, flags=flags) as cluster,
-        Client(cluster.controller_address) as client,
-        grpc.insecure_channel(cluster.controller_address) as channel,
-    ):
-        deadline_s = time.monotonic() + NODES_LIMIT_S
-        while len(client.nodes()) < len(case.nodes):
-            if time.monotonic() > deadline_s:
-                raise ExpiredError(
-                    f"not all of {len(case.nodes)} nodes connected in {NODES_LIMIT_S:g} s; see "
-                    f"the logs in {folder / 'logs'}"
-                )
-            time.sleep(0.1)
-        stub = control_pb2_grpc.ControlServiceStub(channel)
-        yield _Stage(cluster.frontend_address, client, stub)
+def _staged(case: Case, folder: Path, policy: str) -> AbstractContextManager[Stage]:
+    return staged(folder, case.nodes, controller=("--policy", policy))
 
 
-def _told(case: Case, stage: _Stage) -> Iterator[types_pb2.Profile]:
+def _told(case: Case, stage: Stage) -> Iterator[types_pb2.Profile]:
     yield from stage.stub.ExplainModel(
         control_pb2.ExplainModelRequest(name=case.model, limit=1)
     ).profiles
 
 
-def _profiles(case: Case, stage: _Stage) -> dict[str, Profile]:
+def _profiles(case: Case, stage: Stage) -> dict[str, Profile]:
     told = {each.hardware: convert.profile_from_proto(each) for each in _told(case, stage)}
     return {kind: profile for kind, profile in told.items() if profile is not None}
 
 
-def _nodes(stage: _Stage) -> dict[str, Hardware]:
+def _nodes(stage: Stage) -> dict[str, Hardware]:
     listed = stage.stub.ListNodes(control_pb2.ListNodesRequest()).nodes
     return {node.id: machines.hardware_from_proto(node.hardware) for node in listed}
 
 
-async def _ways(case: Case, stage: _Stage) -> Ways:
+async def _ways(case: Case, stage: Stage) -> Ways:
     """Send requests one by one: the callers' latencies tell the whole, batches' their part of it.
 
     Raises:
@@ -186,7 +157,7 @@ async def _ways(case: Case, stage: _Stage) -> Ways:
     return Ways(lane_s, whole_s - lane_s)
 
 
-async def _send(case: Case, times: Times, played_s: float, stage: _Stage) -> Played:
+async def _send(case: Case, times: Times, played_s: float, stage: Stage) -> Played:
     async def spent_usd(at_s: float) -> float:
         await asyncio.sleep(at_s)
         return (await asyncio.to_thread(stage.client.status)).cost_usd
