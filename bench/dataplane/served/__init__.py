@@ -1,0 +1,1 @@
+"""Programs that run in other servers' interpreters, with what those have and nothing of ours."""
