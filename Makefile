@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-simulator \
-	bench-catalog bench-fidelity
+	bench-catalog bench-fidelity bench-dataplane bench-overload bench-soak
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,3 +81,12 @@ bench-catalog: setup  ## Show how far off the catalog's rules are
 
 bench-fidelity: setup  ## Play the same requests live and in the simulator, in 40 minutes on a quiet machine
 	$(BIN)/python -m bench.fidelity
+
+bench-dataplane: setup  ## Compare what serving through PALDIA costs with proxies and other servers, in 2 hours
+	$(BIN)/python -m bench.dataplane
+
+bench-overload: setup  ## Send up to three times what can be served, in 15 minutes
+	$(BIN)/python -m bench.overload
+
+bench-soak: setup  ## Load a cluster for 30 minutes and watch its memory
+	$(BIN)/python -m bench.soak
