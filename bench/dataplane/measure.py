@@ -25,7 +25,7 @@ CHECKED = 48
 CHECK_LIMIT_S = 60.0
 DISTINCT = 8
 """Different requests that the load is made of."""
-WARMING_S = 2.0
+WARMING_S = 1.0
 _OVERHEAD = "cpu_us_per_request"
 
 
@@ -40,7 +40,6 @@ class Pilot:
 def pilot(contender: Contender, workload: Workload, folder: Path, seconds: float) -> Pilot:
     """Try each number of callers; give the one that most requests were answered with."""
     with _serving(contender, workload, folder) as (_, target):
-        sending.closed(target, workload.callers[0], WARMING_S)
         found = [
             Pilot(sending.closed(target, callers, seconds)["answered_rps"], callers)
             for callers in workload.callers
@@ -57,18 +56,17 @@ def visit(
     rate_rps: float,
     seconds: float,
 ) -> dict[str, Any]:
-    """Measure the peak with so many callers, then latencies at a rate; give the figures.
+    """Measure latencies at a rate, then the peak with so many callers; give the figures.
 
     Raises:
         InternalError: an answer was wrong.
     """
     with _serving(contender, workload, folder) as (served, target):
-        sending.closed(target, callers, WARMING_S)
+        calm = sending.open_loop(target, rate_rps, seconds, warmup_s=WARMING_S)
         meter = CpuMeter(served.groups)
         meter.start()
         peak = sending.closed(target, callers, seconds)
         used_s = meter.used_s()
-        calm = sending.open_loop(target, rate_rps, seconds, warmup_s=1.0)
     return figures(peak, calm, used_s)
 
 

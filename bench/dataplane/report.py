@@ -136,7 +136,8 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
         colours = [_OURS if row["system"].startswith("PALDIA") else _OTHERS for row in own]
         found = np.array([row["peak_rps"] for row in own])
         spread = np.array([row["spread"]["peak_rps"] for row in own]).T
-        peaks.barh(at, found, color=colours, xerr=np.abs(spread - found), ecolor=SOFT)
+        peaks.barh(at, found, color=colours)
+        peaks.hlines(at, *spread, color=SOFT)
         peaks.set_xlabel("peak, requests a second", color=SOFT)
         cpu.barh(at, [row["cpu_us_per_request"] for row in own], color=colours)
         cpu.barh(

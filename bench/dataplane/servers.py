@@ -60,7 +60,7 @@ def ray_serve(
     """Start Ray Serve; give its gRPC proxy's address and the id of the process above all."""
     address, http = free_address(), free_address()
     heavy = bool(workload.weights)
-    for name in ("ray_app.py", "compute.py"):
+    for name in ("ray_app.py", "compute.py", "grpc_service_pb2.py"):
         shutil.copyfile(SERVED / name, folder / name)
     told = {
         **_told(workload),

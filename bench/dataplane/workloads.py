@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
 from paldia.cli import samples
+from paldia.load.inputs import encoded_arrays
 
 SERVED = Path(__file__).with_name("served")
 AUTO = "auto"
@@ -134,14 +134,8 @@ class Workload:
         return path
 
     def encoded(self, count: int) -> list[bytes]:
-        """Give requests as they are sent: ModelInferRequest, encoded."""
-        made = []
-        for sent in self.requests(count):
-            request = service_pb2.ModelInferRequest(model_name=self.model)
-            request.inputs.add(name=self.input, datatype=self.datatype, shape=sent.shape)
-            request.raw_input_contents.append(sent.tobytes())
-            made.append(request.SerializeToString())
-        return made
+        """Give requests as they are sent."""
+        return [encoded_arrays(self.model, {self.input: it}) for it in self.requests(count)]
 
     def is_right(self, sent: NDArray[Any], answer: NDArray[Any]) -> bool:
         """Whether an answer is that to what was sent."""

@@ -11,6 +11,10 @@ import tempfile
 import threading
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Otherwise it keeps a token in the user's home.
+os.environ["RAY_AUTH_MODE"] = "disabled"
+# Its workers import what lies beside this file.
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
 
 import numpy as np
 import ray
@@ -72,14 +76,14 @@ def main():
     """Serve until SIGTERM."""
     told = json.loads(sys.argv[1])
     ended = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: ended.set())
     # Sockets in the folder have long names, and a socket's path may have 107 letters.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         ray.init(include_dashboard=False, _temp_dir=folder)
         _deploy(told)
+        # Now, since Ray sets its own.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: ended.set())
         ended.wait()
-        serve.shutdown()
         ray.shutdown()
 
 
