@@ -102,7 +102,7 @@ class _Run:
                 self._visit(contender, workload, repeat, rate_of(peaks[workload.name]), what)
                 self._report(able)
         self._report(able)
-        self.console.print((self.out / "report.md").read_text(), soft_wrap=True)
+        self.console.print((self.out / "report.md").read_text(), soft_wrap=True, markup=False)
 
     def _environments(self) -> Iterator[tuple[str, Environment]]:
         for name in environments.REQUIREMENTS:

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _measure(Path(folder), shape, options.out, console)
     except KeyboardInterrupt:
         return 130
-    console.print((options.out / "report.md").read_text(), soft_wrap=True)
+    console.print((options.out / "report.md").read_text(), soft_wrap=True, markup=False)
     return 0
 
 

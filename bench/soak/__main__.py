@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     write(options.out, document, watched)
-    console.print((options.out / "report.md").read_text(), soft_wrap=True)
+    console.print((options.out / "report.md").read_text(), soft_wrap=True, markup=False)
     return 0
 
 
