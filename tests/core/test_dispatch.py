@@ -473,6 +473,18 @@ def test_nothing_is_refused_for_the_slo_unless_it_sheds_and_could_meet_it(plan: 
     assert batches(kernel.poll(0.0)) == [("a", (0,))]
 
 
+def test_where_the_load_alone_puts_the_slo_out_of_reach_it_goes_on_shedding():
+    kernel = kernel_with(
+        lane(batch=1, points=((1, 0.3),)), on_overload=OverloadPolicy.SHED, slo_unreachable=True
+    )
+    for request_id in range(20):
+        ask(kernel, request_id)
+    decisions = kernel.poll(0.0)
+    refused = [it.request_id for it in decisions if isinstance(it, Refuse)]
+    in_time = int(SLO.latency_s / 0.3)
+    assert refused == [*range(in_time, 20)]
+
+
 def test_cold_model_never_refuses_on_the_slo():
     kernel = kernel_with(on_overload=OverloadPolicy.SHED)
     ask(kernel, 1)
@@ -926,7 +938,7 @@ def test_a_long_queue_keeps_nothing_of_what_has_left():
 
 def calls_per_request(queued: int) -> int:
     """Function calls that an arrival and a poll take behind a queue of a given length."""
-    kernel = kernel_with(lane(batch=1), on_overload=OverloadPolicy.SHED, slo_unreachable=True)
+    kernel = kernel_with(lane(batch=1))
     for request_id in range(queued):
         ask(kernel, request_id, deadline_s=9.0)
     kernel.poll(0.0)

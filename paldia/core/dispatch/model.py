@@ -27,6 +27,15 @@ def _wish_of(stay: Stay) -> _Wish:
     return (stay.request.node_id, stay.avoid, stay.late)
 
 
+def _can_keep_slo(plan: ModelPlan) -> bool:
+    """Whether requests can be in time, were they only few enough.
+
+    Where the load alone puts the objective out of reach, refusing keeps it for the others.
+    """
+    alone_s = (lane.latency_s(1) for lane in plan.lanes)
+    return not plan.slo_unreachable or min(alone_s, default=math.inf) <= plan.slo.latency_s
+
+
 class ModelState:
     """A model as dispatch sees it.
 
@@ -67,7 +76,7 @@ class ModelState:
         """Take on a plan. A lane that is no longer in it stays until its batches end."""
         self.plan = plan
         self.is_cold = not plan.lanes
-        self.sheds = plan.on_overload is OverloadPolicy.SHED and not plan.slo_unreachable
+        self.sheds = plan.on_overload is OverloadPolicy.SHED and _can_keep_slo(plan)
         self._foretold_until_s = -math.inf
         wanted = {lane.lane_id: lane for lane in plan.lanes}
         for lane_id, state in list(self._lanes.items()):
