@@ -82,7 +82,7 @@ bench-catalog: setup  ## Show how far off the catalog's rules are
 bench-fidelity: setup  ## Play the same requests live and in the simulator, in 40 minutes on a quiet machine
 	$(BIN)/python -m bench.fidelity
 
-bench-dataplane: setup  ## Compare what serving through PALDIA costs with proxies and other servers, in 2 hours
+bench-dataplane: setup  ## Compare what serving through PALDIA costs with proxies and other servers, in 2.5 hours
 	$(BIN)/python -m bench.dataplane
 
 bench-overload: setup  ## Send up to three times what can be served, in 15 minutes

@@ -102,7 +102,7 @@ class _Run:
                 self._visit(contender, workload, repeat, rate_of(peaks[workload.name]), what)
                 self._report(able)
         self._report(able)
-        self.console.print((self.out / "report.md").read_text(), soft_wrap=True, markup=False)
+        self._say((self.out / "report.md").read_text())
 
     def _environments(self) -> Iterator[tuple[str, Environment]]:
         for name in environments.REQUIREMENTS:
@@ -128,7 +128,7 @@ class _Run:
             self._skip(f"{contender.system}, {workload.name}", error)
             return False
         self.session.keep_pilot(pair, found)
-        self.console.print(f"{what}: {found.peak_rps:.0f}/s with {found.callers} callers")
+        self._say(f"{what}: {found.peak_rps:.0f}/s with {found.callers} callers")
         return True
 
     def _visit(
@@ -149,7 +149,7 @@ class _Run:
             self._skip(f"{contender.system}, {workload.name}, repeat {repeat + 1}", error)
             return
         self.session.keep_visit(pair, repeat, found)
-        self.console.print(
+        self._say(
             f"{what} {workload.name}, {contender.system}: {found['peak_rps']:.0f}/s, "
             f"{found['cpu_us_per_request']:.0f} us, p50 {found['p50_ms']} ms, "
             f"{found['errors']} errors"
@@ -158,7 +158,10 @@ class _Run:
     def _skip(self, who: str, error: PaldiaError) -> None:
         # What its log ends with is told here, and not in the report.
         self.session.skipped[who] = str(error).partition("\n")[0]
-        self.console.print(f"{who}: {error}", style="red")
+        self._say(f"{who}: {error}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _own_folder(self, contender: Contender, workload: Workload) -> Path:
         """Give a folder for one couple; only PALDIA's is kept, with what it has measured."""

@@ -35,7 +35,9 @@ def _text(document: Mapping[str, Any]) -> Iterable[str]:
         f"{document['rate_rps']:.0f} requests of 1 KB a second for {document['minutes']:g} "
         f"minutes, 70 % of the peak of {document['peak_rps']:.0f}: {load['offered']} sent, "
         f"{load['answered']} answered, p50 {_number(load['p50_ms'])} ms, p99 "
-        f"{_number(load['p99_ms'])} ms."
+        f"{_number(load['p99_ms'])} ms. What came of them: "
+        + ", ".join(f"{code} {count}" for code, count in sorted(load["by_code"].items()))
+        + "."
     )
     yield ""
     yield "| process | settled, MiB | at the end, MiB | growth |"

@@ -13,7 +13,7 @@ from bench.soak.growth import Resident, growth, settling_s, wanted
 from bench.soak.report import write
 
 MIB = 1 << 20
-LOAD = {"offered": 10, "answered": 10, "p50_ms": 1.0, "p99_ms": None}
+LOAD = {"offered": 10, "answered": 10, "by_code": {"OK": 10}, "p50_ms": 1.0, "p99_ms": None}
 
 
 def resident(held_mib: Any, *, from_s: float = 0.0, to_s: float = 1800.0) -> Resident:
