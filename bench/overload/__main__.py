@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 import tempfile
@@ -115,7 +116,13 @@ def _measure(folder: Path, shape: Shape, out: Path, console: Console) -> None:
 @contextmanager
 def _paldia(folder: Path, workloads: Path) -> Iterator[Stage]:
     node = emulated_node("card", METERED.device.partition(":")[2])
-    with staged(folder / "cluster", (node,), agents=("--workloads", str(workloads))) as stage:
+    workers = str(len(os.sched_getaffinity(0)))
+    with staged(
+        folder / "cluster",
+        (node,),
+        frontend=("--workers", workers),
+        agents=("--workloads", str(workloads)),
+    ) as stage:
         stage.client.deploy(
             METERED.write(folder), slo_latency_s=SLO_S, on_overload=OverloadPolicy.SHED
         )
