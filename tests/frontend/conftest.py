@@ -355,7 +355,7 @@ def controller(start_controller: Callable[[], Controller], triton: Triton) -> Co
     controller = start_controller()
     controller.tell(*(triton.route(model) for model in triton.models))
     # One batch at a time, so that what comes meanwhile queues.
-    for model in ("sleeper", "echo"):
+    for model in ("sleeper", "echo", "rowwise"):
         route = triton.route(model, name=f"single-{model}")
         route.lanes[0].count = 1
         controller.tell(route)

@@ -58,7 +58,8 @@ def echo(request: Any) -> Any:
 @given(batches())
 def test_each_caller_gets_what_it_would_have_got_alone(messages: list[Any]) -> None:
     rows = [message.inputs[0].shape[0] for message in messages]
-    answers = split(echo(merge(messages)), rows, [message.id for message in messages])
+    ranks = {tensor.name: len(tensor.shape) for tensor in messages[0].inputs}
+    answers = split(echo(merge(messages)), rows, [message.id for message in messages], ranks)
     for message, answer in zip(messages, answers, strict=True):
         assert answer == echo(message)
 
@@ -78,7 +79,11 @@ def test_merging_leaves_the_callers_messages_alone() -> None:
         ("FP32", [1, 1], np.zeros(1, np.float32).tobytes()),
         ("FP32", [], b""),
         ("FP32", [2, 1], b"12345"),
+        ("FP32", [2], np.zeros(2, np.float32).tobytes()),
+        ("FP32", [2, 1, 1], np.zeros(2, np.float32).tobytes()),
         ("BYTES", [2, 1], b"\x09\0\0\0abc"),
+        ("BYTES", [2, 1], b"\0\0\0\0"),
+        ("BYTES", [2, 1 << 60], b"\0\0\0\0" * 2),
     ],
 )
 def test_an_answer_without_a_row_for_each_is_not_split(
@@ -88,4 +93,13 @@ def test_an_answer_without_a_row_for_each_is_not_split(
     response.outputs.add(name="y", datatype=datatype, shape=shape)
     response.raw_output_contents.append(raw)
     with pytest.raises(NotBatchedError):
-        split(response, [1, 1], ["a", "b"])
+        split(response, [1, 1], ["a", "b"], {"y": 2})
+
+
+def test_an_output_that_the_config_does_not_have_is_not_split() -> None:
+    response = service_pb2.ModelInferResponse()
+    response.outputs.add(name="y", datatype="INT8", shape=[2, 1])
+    response.raw_output_contents.append(b"ab")
+    assert len(split(response, [1, 1], ["a", "b"], {"y": 2})) == 2
+    with pytest.raises(NotBatchedError):
+        split(response, [1, 1], ["a", "b"], {})

@@ -120,11 +120,11 @@ async def test_request_for_a_cold_model_hurries_the_report():
 
 async def test_tightest_timeout_of_a_batch_holds():
     stub = Stub()
-    await infer(stub, BATCH, [asked(3.0), asked(None), asked(2.0)], None)
+    await infer(stub, BATCH, [asked(3.0), asked(None), asked(2.0)], None, {})
     assert stub.sent.parameters["timeout"].int64_param == 2_000_000
-    await infer(stub, BATCH, [asked(2.0**64 / 1e6)], None)
+    await infer(stub, BATCH, [asked(2.0**64 / 1e6)], None, {})
     assert stub.sent.parameters["timeout"].int64_param == 2**63 - 1
-    await infer(stub, BATCH, [asked(None)], None)
+    await infer(stub, BATCH, [asked(None)], None, {})
     assert "timeout" not in stub.sent.parameters
 
 
@@ -132,7 +132,7 @@ async def test_step_of_a_sequence_is_never_taken_twice():
     stub = Stub(AioRpcError(Code.UNAVAILABLE, Metadata(), Metadata(), details="Socket closed"))
     for sequence_id, retry in ((None, Retry.ELSEWHERE), (7, Retry.NO)):
         with pytest.raises(BatchFailedError) as caught:
-            await infer(stub, BATCH, [asked(None, sequence_id)], None)
+            await infer(stub, BATCH, [asked(None, sequence_id)], None, {})
         assert caught.value.verdict.retry is retry
 
 
@@ -140,7 +140,7 @@ async def test_step_of_a_sequence_is_never_taken_twice():
 async def test_an_answer_says_that_it_comes_from_an_emulated_node(emulated: bool):
     stub = Stub()
     stub.emulated = emulated
-    for answer in await infer(stub, BATCH, [asked(None)], None):
+    for answer in (await infer(stub, BATCH, [asked(None)], None, {})).answers:
         assert answer.parameters["paldia_node"].string_param == BATCH.node_id
         assert ("paldia_emulated" in answer.parameters) is emulated
         assert answer.parameters["paldia_emulated"].bool_param is emulated
@@ -262,6 +262,8 @@ def config(**fields: Any) -> Any:
         ({"input": [model_config_pb2.ModelInput(name="X", allow_ragged_batch=True)]}, False),
         ({"batch_input": [model_config_pb2.BatchInput(target_name=["X"])]}, False),
         ({"batch_output": [model_config_pb2.BatchOutput(target_name=["X"])]}, False),
+        ({"input": [model_config_pb2.ModelInput(name="X", is_shape_tensor=True)]}, False),
+        ({"output": [model_config_pb2.ModelOutput(name="X", is_shape_tensor=True)]}, False),
     ],
 )
 def test_rows_of_requests_are_laid_end_to_end_only_where_they_are_independent(

@@ -333,3 +333,33 @@ def test_a_tensor_of_too_many_strings_is_refused() -> None:
     model = config('input { name: "s" data_type: TYPE_STRING dims: [-1] }')
     with pytest.raises(InvalidArgumentError, match="the limit is 1048576"):
         normalise(message, model)
+
+
+def test_a_shape_tensor_has_no_batch_and_settles_none() -> None:
+    model = config(
+        """
+        max_batch_size: 4
+        input { name: "to" data_type: TYPE_INT32 dims: [2] is_shape_tensor: true }
+        input { name: "x" data_type: TYPE_INT8 dims: [1] }
+        output { name: "y" data_type: TYPE_INT8 dims: [-1] }
+        """
+    )
+    for order in (("to", "x"), ("x", "to")):
+        message = service_pb2.ModelInferRequest()
+        for name in order:
+            kind, shape, raw = {"to": ("INT32", [2], b"12345678"), "x": ("INT8", [3, 1], b"abc")}[
+                name
+            ]
+            message.inputs.add(name=name, datatype=kind, shape=shape)
+            message.raw_input_contents.append(raw)
+        assert normalise(message, model).rows == 3
+
+
+@pytest.mark.parametrize("where", ["request", "input", "output"])
+def test_parameters_without_end_are_refused(where: str) -> None:
+    message = request()
+    holder = {"request": message, "input": message.inputs[0], "output": message.outputs[0]}[where]
+    for number in range(257):
+        holder.parameters[f"p{number}"].bool_param = True
+    with pytest.raises(InvalidArgumentError, match="257 parameters; the limit is 256"):
+        normalise(message, config())

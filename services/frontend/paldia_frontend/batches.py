@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from paldia.core.dispatch.types import Dispatch, Retry
 from paldia.core.errors import InternalError
-from paldia_frontend.merging import NotBatchedError, merge, split
+from paldia_frontend.merging import NotBatchedError, has_rows, merge, split
 from paldia_frontend.requests import Normalised
 from paldia_frontend.upstream import Upstream, Verdict, judge
 
@@ -33,10 +34,25 @@ class BatchFailedError(Exception):
         self.is_unmergeable = is_unmergeable
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A batch's answers, one for each of its requests, in order.
+
+    `is_mergeable`: they have a row for each row asked, as merging needs.
+    """
+
+    answers: list[InferResponse]
+    is_mergeable: bool
+
+
 async def infer(
-    upstream: Upstream, batch: Dispatch, asked: Sequence[Normalised], timeout_s: float | None
-) -> list[InferResponse]:
-    """Give each request's answer, in order.
+    upstream: Upstream,
+    batch: Dispatch,
+    asked: Sequence[Normalised],
+    timeout_s: float | None,
+    ranks: Mapping[str, int],
+) -> Answered:
+    """Get each request's answer; `ranks` are those of the model's outputs, by name.
 
     Raises:
         BatchFailedError: there is none.
@@ -45,19 +61,21 @@ async def infer(
         message = merge([one.message for one in asked])
         _set_timeout(message, asked)
         response = await upstream.stub.ModelInfer(message, timeout=timeout_s)
-        answers = [response]
+        answers, is_mergeable = [response], True
         if len(asked) > 1:
             answers = split(
-                response, [one.rows for one in asked], [one.message.id for one in asked]
+                response, [one.rows for one in asked], [one.message.id for one in asked], ranks
             )
+        elif asked[0].like_key is not None:
+            is_mergeable = has_rows(response, asked[0].rows, ranks)
     except grpc.aio.AioRpcError as failed:
         raise BatchFailedError(_verdict(failed, batch, asked)) from failed
     except NotBatchedError as error:
         verdict = Verdict(Retry.ALONE, InternalError(str(error)))
         raise BatchFailedError(verdict, is_unmergeable=True) from error
-    for answer in answers:
-        _tag(answer, batch, upstream)
-    return answers
+    for one, answer in zip(asked, answers, strict=True):
+        _tag(answer, one, batch, upstream)
+    return Answered(answers, is_mergeable)
 
 
 async def stream(
@@ -74,7 +92,7 @@ async def stream(
             iter([asked.message]), timeout=timeout_s
         ):
             began = True
-            _tag(response.infer_response, batch, upstream)
+            _tag(response.infer_response, asked, batch, upstream)
             yield response
     except grpc.aio.AioRpcError as failed:
         verdict = _verdict(failed, batch, [asked])
@@ -106,8 +124,10 @@ def _verdict(failed: grpc.aio.AioRpcError, batch: Dispatch, asked: Sequence[Norm
     return Verdict(Retry.NO, verdict.error)
 
 
-def _tag(answer: InferResponse, batch: Dispatch, upstream: Upstream) -> None:
+def _tag(answer: InferResponse, asked: Normalised, batch: Dispatch, upstream: Upstream) -> None:
     answer.model_name = batch.model
+    # Triton gives back no more than what stands before a NUL.
+    answer.id = asked.message.id
     answer.parameters["paldia_node"].string_param = batch.node_id
     answer.parameters["paldia_batch"].int64_param = batch.rows
     if upstream.emulated:

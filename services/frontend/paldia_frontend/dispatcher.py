@@ -149,7 +149,7 @@ class Dispatcher:
             until_s = now_s + asked.timeout_s
             deadline_s = until_s if deadline_s is None else min(deadline_s, until_s)
         like_key = None
-        merges = route.merges and self._unmergeable.get(route.model) != route.generation
+        merges = route.merges and self._is_mergeable(route)
         if merges and asked.like_key is not None and not makes_call:
             # What was checked against different configs is not alike.
             like_key = (route.generation, asked.message.model_version, asked.like_key)
@@ -245,13 +245,18 @@ class Dispatcher:
     async def _run(self, batch: Dispatch, members: list[Pending]) -> None:
         upstream = self._upstream_of[batch.batch_id]
         left_s = time_left_s(members, self._clock)
+        route = members[0].route
+        if len(members) > 1 and not self._is_mergeable(route):
+            # They queued before that was known.
+            self._fail(batch, members, Verdict(Retry.ALONE, InternalError("can't be merged")))
+            return
         try:
-            answers = await batches.infer(upstream, batch, [it.asked for it in members], left_s)
+            answered = await batches.infer(
+                upstream, batch, [it.asked for it in members], left_s, route.output_ranks
+            )
         except BatchFailedError as failed:
             if failed.is_unmergeable:
-                route = members[0].route
-                self._unmergeable[route.model] = route.generation
-                logger().warning("model.unmergeable", model=route.model, reason=str(failed))
+                self._merge_no_more(route, str(failed))
             self._fail(batch, members, failed.verdict)
         except Exception as error:
             logger().exception("batch.broken", model=batch.model, node=batch.node_id)
@@ -260,8 +265,17 @@ class Dispatcher:
             now_s = self._clock.monotonic_s()
             self.checks.ended(batch.batch_id, now_s, answered=True)
             self._kernel.complete(batch.batch_id, now_s)
-            for pending, answer in zip(members, answers, strict=True):
+            if not answered.is_mergeable and self._is_mergeable(route):
+                self._merge_no_more(route, "an answer has no row for each row asked")
+            for pending, answer in zip(members, answered.answers, strict=True):
                 self._answer(pending, answer)
+
+    def _is_mergeable(self, route: Route) -> bool:
+        return self._unmergeable.get(route.model) != route.generation
+
+    def _merge_no_more(self, route: Route, reason: str) -> None:
+        self._unmergeable[route.model] = route.generation
+        logger().warning("model.unmergeable", model=route.model, reason=reason)
 
     def _answer(self, pending: Pending, answer: InferResponse) -> None:
         self._pending.pop(pending.request_id, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -42,16 +42,35 @@ def merge(messages: Sequence[InferRequest]) -> InferRequest:
     return merged
 
 
-def split(response: InferResponse, rows: Sequence[int], ids: Sequence[str]) -> list[InferResponse]:
+def has_rows(response: InferResponse, rows: int, ranks: Mapping[str, int]) -> bool:
+    """Whether every output has a row for each row asked, and as many dimensions as it should.
+
+    `ranks` are those of the model's config, by name. An output without the batch dimension may
+    have as many rows as were asked by chance, but not for every number of rows.
+    """
+    return all(
+        len(tensor.shape) == ranks.get(tensor.name) and tensor.shape[0] == rows
+        for tensor in response.outputs
+    )
+
+
+def split(
+    response: InferResponse, rows: Sequence[int], ids: Sequence[str], ranks: Mapping[str, int]
+) -> list[InferResponse]:
     """Give each caller its rows of a merged answer, under its own id.
 
     Raises:
         NotBatchedError: an output doesn't have as many rows as were asked.
     """
     total = sum(rows)
+    if not has_rows(response, total, ranks):
+        shapes = ", ".join(f"{it.name} {[*it.shape]}" for it in response.outputs)
+        raise NotBatchedError(f"an output does not have {total} rows: {shapes}")
+    if len(response.outputs) != len(response.raw_output_contents):
+        raise NotBatchedError("an output has no raw contents")
     pieces = [
         _cut(tensor, raw, rows, total)
-        for tensor, raw in itertools.zip_longest(response.outputs, response.raw_output_contents)
+        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
     ]
     answers = []
     for index, (count, own_id) in enumerate(zip(rows, ids, strict=True)):
@@ -69,13 +88,8 @@ def split(response: InferResponse, rows: Sequence[int], ids: Sequence[str]) -> l
     return answers
 
 
-def _cut(
-    tensor: OutputTensor | None, raw: bytes | None, rows: Sequence[int], total: int
-) -> list[bytes]:
+def _cut(tensor: OutputTensor, raw: bytes, rows: Sequence[int], total: int) -> list[bytes]:
     """Cut one output's bytes into each caller's rows."""
-    if tensor is None or raw is None or not tensor.shape or tensor.shape[0] != total:
-        name = tensor.name if tensor is not None else "an output without a name"
-        raise NotBatchedError(f"{name} does not have {total} rows")
     if tensor.datatype == "BYTES":
         ends = _row_ends(raw, math.prod(tensor.shape[1:]), total)
     else:
@@ -90,10 +104,12 @@ def _cut(
 def _row_ends(raw: bytes, strings_a_row: int, total: int) -> list[int]:
     """Give where each row of length-prefixed strings ends, beginning with 0."""
     ends, position = [0], 0
-    for _ in range(total):
-        for _ in range(strings_a_row):
-            position += 4 + int.from_bytes(raw[position : position + 4], "little")
-        ends.append(position)
-    if position != len(raw):
+    # Each string has a length of 4 bytes: what can't be there isn't looked for.
+    if strings_a_row * total * 4 <= len(raw):
+        for _ in range(total):
+            for _ in range(strings_a_row):
+                position += 4 + int.from_bytes(raw[position : position + 4], "little")
+            ends.append(position)
+    if position != len(raw) or len(ends) != total + 1:
         raise NotBatchedError(f"{len(raw)} bytes don't hold {total} rows of strings")
     return ends

@@ -30,6 +30,7 @@ InputTensor = Any
 
 # What may differ between requests of one batch: the tightest timeout holds for all.
 _OWN_PARAMETERS = ("priority", "timeout")
+_PARAMETERS_MOST = 256
 SEQUENCE_PARAMETERS = ("sequence_id", "sequence_start", "sequence_end")
 
 
@@ -80,16 +81,18 @@ def normalise(request: InferRequest, config: ModelConfig) -> Normalised:
     contents = raw_contents(request)
     _check_names(request.inputs, config)
     declared = {tensor.name: tensor for tensor in config.input}
-    rows = 1
-    for index, (tensor, raw) in enumerate(zip(request.inputs, contents, strict=True)):
+    rows, first = 1, ""
+    for tensor, raw in zip(request.inputs, contents, strict=True):
         batch = _check_tensor(tensor, raw, declared[tensor.name], config)
-        if index and batch != rows:
+        if batch is None:
+            continue
+        if first and batch != rows:
             raise InvalidArgumentError(
-                f"input {tensor.name!r}: batch of {batch}, but {request.inputs[0].name!r} "
-                f"has a batch of {rows}"
+                f"input {tensor.name!r}: batch of {batch}, but {first!r} has a batch of {rows}"
             )
-        rows = batch
+        rows, first = batch, tensor.name
     _check_outputs(request.outputs, config)
+    _check_parameters(request)
     sequence_id = _parameter(request, "sequence_id", (int, str), None)
     return Normalised(
         message=_with_raw(request, contents),
@@ -100,6 +103,15 @@ def normalise(request: InferRequest, config: ModelConfig) -> Normalised:
         timeout_s=_timeout_s(request),
         sequence_id=sequence_id or None,
     )
+
+
+def _check_parameters(request: InferRequest) -> None:
+    """Keep what is compared with other requests' to a size that takes no time."""
+    for holder in (request, *request.inputs, *request.outputs):
+        if len(holder.parameters) > _PARAMETERS_MOST:
+            raise InvalidArgumentError(
+                f"{len(holder.parameters)} parameters; the limit is {_PARAMETERS_MOST} in one place"
+            )
 
 
 def _check_names(tensors: Sequence[InputTensor], config: ModelConfig) -> None:
@@ -117,8 +129,10 @@ def _check_names(tensors: Sequence[InputTensor], config: ModelConfig) -> None:
         raise InvalidArgumentError(f"missing input {', '.join(map(repr, missing))}")
 
 
-def _check_tensor(tensor: InputTensor, raw: bytes, declared: Any, config: ModelConfig) -> int:
-    """Check one input; give the size of its batch."""
+def _check_tensor(
+    tensor: InputTensor, raw: bytes, declared: Any, config: ModelConfig
+) -> int | None:
+    """Check one input; give the size of its batch, None for one that has none."""
     expected = _datatype(declared)
     if tensor.datatype != expected:
         raise InvalidArgumentError(
@@ -139,15 +153,17 @@ def _check_tensor(tensor: InputTensor, raw: bytes, declared: Any, config: ModelC
     return batch
 
 
-def _split_shape(tensor: InputTensor, declared: Any, config: ModelConfig) -> tuple[int, list[int]]:
-    """Give the size of the batch and the other dimensions."""
+def _split_shape(
+    tensor: InputTensor, declared: Any, config: ModelConfig
+) -> tuple[int | None, list[int]]:
+    """Give the size of the batch, if it has one, and the other dimensions."""
     shape = list(tensor.shape)
     if any(size < 0 for size in shape):
         raise InvalidArgumentError(
             f"input {tensor.name!r}: a shape has no negative sizes, as in {_shown(shape)}"
         )
     if config.max_batch_size == 0 or declared.is_shape_tensor:
-        return 1, shape
+        return None, shape
     if not shape or shape[0] < 1:
         raise InvalidArgumentError(
             f"input {tensor.name!r}: the first dimension is the batch and is at least 1, "
@@ -235,7 +251,6 @@ def _like_key(request: InferRequest, config: ModelConfig) -> Hashable | None:
     if (
         config.max_batch_size <= 1
         or config.model_transaction_policy.decoupled
-        or any(tensor.is_shape_tensor for tensor in config.input)
         or any("classification" in output.parameters for output in request.outputs)
         or any(name in request.parameters for name in SEQUENCE_PARAMETERS)
     ):

@@ -57,6 +57,8 @@ class Route:
         merges: whether rows of several requests may be laid end to end in one.
         sources: where the lanes' figures are from, by endpoint.
         home: the worker of this frontend that has its queue.
+        output_ranks: how many dimensions its outputs have by its config, that of the batch
+            included, by name.
     """
 
     model: str
@@ -69,6 +71,7 @@ class Route:
     emulated: frozenset[str] = frozenset()
     sources: Mapping[str, Source] = field(default_factory=dict)
     home: int = 0
+    output_ranks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name_in_triton(self) -> str:
@@ -127,6 +130,7 @@ def route_from_proto(message: routing_pb2.ModelRoute) -> Route:
         frozenset(lane.endpoint for lane in message.lanes if lane.emulated),
         {it.endpoint: Source(it.artifact_digest, it.correction or 1.0) for it in message.lanes},
         message.home,
+        {tensor.name: 1 + len(tensor.dims) for tensor in config.output},
     )
 
 
@@ -141,6 +145,7 @@ def _merges(config: Any) -> bool:
         and not config.batch_input
         and not config.batch_output
         and not any(tensor.allow_ragged_batch for tensor in config.input)
+        and not any(tensor.is_shape_tensor for tensor in (*config.input, *config.output))
     )
 
 
