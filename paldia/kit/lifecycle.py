@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -60,6 +61,16 @@ def run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> int:
         print(f"{Path(sys.argv[0]).name}: {_first(causes)}", file=sys.stderr, flush=True)
         return 1
     return 0
+
+
+def open_files_limit() -> int:
+    """Let the process open as many files as it may at all; give how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _first(group: BaseExceptionGroup[PaldiaError]) -> BaseException:

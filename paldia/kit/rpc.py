@@ -13,6 +13,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -28,6 +29,7 @@ __all__ = [
     "CHUNK_BYTES",
     "DEFAULT_MESSAGE_LIMIT_BYTES",
     "UNIX",
+    "ConnectionLimits",
     "Context",
     "ErrorInterceptor",
     "FailedCall",
@@ -53,6 +55,37 @@ CHUNK_BYTES = 1 << 20
 """Size of a piece when files travel in streams."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What clients may take of a server before they have said anything of use.
+
+    Attributes:
+        connections: at once; one more is closed as it opens.
+        streams: calls at once on one connection; clients keep further ones to themselves.
+        idle_s: after which a connection without calls is closed; clients open it again.
+        handshake_s: by when a connection must speak HTTP/2, or it is closed.
+        metadata_bytes: of a call, names and values together.
+    """
+
+    connections: int = 16384
+    streams: int = 4096
+    idle_s: float = 300.0
+    handshake_s: float = 10.0
+    metadata_bytes: int = 16 << 10
+
+    def options(self) -> list[tuple[str, int]]:
+        """Give them in gRPC's words (channel_arg_names.h)."""
+        return [
+            ("grpc.max_allowed_incoming_connections", self.connections),
+            ("grpc.max_concurrent_streams", self.streams),
+            ("grpc.max_connection_idle_ms", round(self.idle_s * 1000)),
+            ("grpc.server_handshake_timeout_ms", round(self.handshake_s * 1000)),
+            # Between these two a part is refused by chance.
+            ("grpc.max_metadata_size", self.metadata_bytes),
+            ("grpc.absolute_max_metadata_size", self.metadata_bytes),
+        ]
+
+
 class RpcServer:
     """A gRPC server with health, reflection and a port that is safe to bind.
 
@@ -66,6 +99,7 @@ class RpcServer:
         *,
         insecure: bool = False,
         message_limit_bytes: int = DEFAULT_MESSAGE_LIMIT_BYTES,
+        connection_limits: ConnectionLimits | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         shares_port: bool = False,
         connection_age_s: float | None = None,
@@ -82,6 +116,8 @@ class RpcServer:
             connection_age_s: after which, more or less, a client is asked to open another
                 connection; no call fails for it. None for never.
 
+        Interceptors may raise PaldiaError in what they wrap, as servicers do.
+
         Raises:
             InvalidArgumentError: the address is malformed, or not loopback.
         """
@@ -91,7 +127,7 @@ class RpcServer:
         self._names: list[str] = []
         self.address = bind
         self.server = grpc.aio.server(
-            interceptors=[*interceptors, ErrorInterceptor()],
+            interceptors=[ErrorInterceptor(), *interceptors],
             options=[
                 ("grpc.max_receive_message_length", message_limit_bytes),
                 ("grpc.max_send_message_length", message_limit_bytes),
@@ -103,6 +139,7 @@ class RpcServer:
                 ("grpc.keepalive_timeout_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 *_aging(connection_age_s),
+                *(connection_limits or ConnectionLimits()).options(),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

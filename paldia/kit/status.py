@@ -114,31 +114,43 @@ async def abort(context: Context, error: PaldiaError) -> NoReturn:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Lets servicers raise PaldiaError: this turns it into the call's status."""
 
+    def __init__(self) -> None:
+        # A method keeps its handler, and wrapping one takes longer than much of what it does.
+        self._handlers: dict[str, Handler] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wrap the handler, whichever of the four kinds it is."""
-        handler = await continuation(handler_call_details)
+        """Wrap the handler, once for each method."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
         if handler is None:
-            return handler
-        for kind, make in (
-            ("unary_unary", grpc.unary_unary_rpc_method_handler),
-            ("stream_unary", grpc.stream_unary_rpc_method_handler),
-            ("unary_stream", grpc.unary_stream_rpc_method_handler),
-            ("stream_stream", grpc.stream_stream_rpc_method_handler),
-        ):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                guard = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard
-                read = _readable_all if handler.request_streaming else _readable
-                return make(
-                    guard(behaviour, read),
-                    _lenient(handler.request_deserializer),
-                    handler.response_serializer,
-                )
+            handler = await continuation(handler_call_details)
+            if handler is not None:
+                handler = self._handlers[method] = _wrapped(handler)
         return handler
+
+
+def _wrapped(handler: Handler) -> Handler:
+    """Wrap a handler, whichever of the four kinds it is."""
+    for kind, make in (
+        ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    ):
+        behaviour = getattr(handler, kind)
+        if behaviour is not None:
+            guard = _guard_generator if inspect.isasyncgenfunction(behaviour) else _guard
+            read = _readable_all if handler.request_streaming else _readable
+            return make(
+                guard(behaviour, read),
+                _lenient(handler.request_deserializer),
+                handler.response_serializer,
+            )
+    return handler
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,14 @@ from paldia.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from paldia.kit.rpc import RpcServer, check_bind, error_of, keep_stream, open_channel
+from paldia.kit.rpc import (
+    ConnectionLimits,
+    RpcServer,
+    check_bind,
+    error_of,
+    keep_stream,
+    open_channel,
+)
 
 DEADLINE_S = 20.0
 SERVICE = "test.Service"
@@ -421,3 +428,119 @@ class TestKeepStream:
         with pytest.raises(ValueError):
             await keep_stream("peer", responses, fail, asyncio.Event())
         assert closed.is_set()
+
+
+async def connect(address):
+    host, _, port = address.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def closed(reader):
+    """Wait until the server has closed a connection."""
+    async with asyncio.timeout(DEADLINE_S):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                pass
+
+
+async def slow(request, context):
+    await context.send_initial_metadata(())
+    await asyncio.sleep(DEADLINE_S)
+
+
+async def pong(request, context):
+    return request
+
+
+@contextlib.asynccontextmanager
+async def limited(**limits):
+    server = RpcServer("127.0.0.1:0", connection_limits=ConnectionLimits(**limits))
+    add(
+        server,
+        Ping=grpc.unary_unary_rpc_method_handler(pong),
+        Slow=grpc.unary_unary_rpc_method_handler(slow),
+    )
+    address = await server.start([SERVICE])
+    try:
+        yield address
+    finally:
+        await server.stop(0)
+
+
+class TestConnectionLimits:
+    @pytest.mark.parametrize(
+        "opening",
+        [b"", b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"],
+    )
+    async def test_a_connection_that_does_not_get_to_speak_http2_is_closed(self, opening):
+        async with limited(handshake_s=0.2) as address:
+            reader, writer = await connect(address)
+            writer.write(opening)
+            await closed(reader)
+            writer.close()
+
+    async def test_a_connection_without_calls_is_closed_and_opened_again(self):
+        async with limited(idle_s=0.2) as address, calling(address) as channel:
+            ping = channel.unary_unary(f"/{SERVICE}/Ping")
+            assert await ping(b"1") == b"1"
+            async with asyncio.timeout(DEADLINE_S):
+                await channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+            assert await ping(b"2", wait_for_ready=True) == b"2"
+
+    async def test_a_header_block_that_never_ends_is_closed(self):
+        async with limited(idle_s=0.3) as address:
+            reader, writer = await connect(address)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+            writer.write(frame(1, 0, 1, b"\x00\x01a\x01b"))
+
+            async def trickle():
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        writer.write(frame(9, 0, 1, b"\x00\x01a\x01b"))
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+
+            trickling = asyncio.ensure_future(trickle())
+            await closed(reader)
+            trickling.cancel()
+            writer.close()
+
+    async def test_one_connection_too_many_is_closed(self):
+        async with (
+            limited(connections=2) as address,
+            calling(address) as first,
+            calling(address) as second,
+        ):
+            for channel in (first, second):
+                assert await channel.unary_unary(f"/{SERVICE}/Ping")(b"1") == b"1"
+            reader, writer = await connect(address)
+            await closed(reader)
+            writer.close()
+            assert await first.unary_unary(f"/{SERVICE}/Ping")(b"1") == b"1"
+
+    async def test_a_flood_of_metadata_is_refused(self):
+        async with limited(metadata_bytes=2048) as address, calling(address) as channel:
+            ping = channel.unary_unary(f"/{SERVICE}/Ping")
+            for flood in ([("key", "v" * 4096)], [(f"key-{i}", "v") for i in range(300)]):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await ping(b"", metadata=flood, timeout=DEADLINE_S)
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "metadata" in caught.value.details()
+            assert await ping(b"1", metadata=[("key", "v" * 1024)]) == b"1"
+
+    async def test_calls_beyond_those_of_a_connection_wait_with_the_client(self):
+        async with limited(streams=2) as address, calling(address) as channel:
+            calls = [channel.unary_stream(f"/{SERVICE}/Slow")(b"") for _ in range(2)]
+            await asyncio.gather(*(call.wait_for_connection() for call in calls))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"/{SERVICE}/Ping")(b"", timeout=0.5)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            for call in calls:
+                call.cancel()
+            assert await channel.unary_unary(f"/{SERVICE}/Ping")(b"1", timeout=DEADLINE_S) == b"1"
+
+
+def frame(kind, flags, stream, payload):
+    """Make an HTTP/2 frame."""
+    size = len(payload).to_bytes(3, "big")
+    return size + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload

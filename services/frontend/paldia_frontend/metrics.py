@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from paldia.kit.clock import Clock
 from paldia.kit.observability import logger
+from paldia.kit.text import shorten
 
 # From 1 ms to 30 s, three to a factor of ten and closer where objectives lie.
 _SECONDS = (
@@ -21,6 +22,8 @@ _SECONDS = (
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RATIOS = (0.5, 0.65, 0.75, 0.85, 0.95, 1.05, 1.15, 1.25, 1.5, 2, 3, 5)
 _LINES_PER_S = 10.0
+_WORDS_MOST_BYTES = 1024
+"""Of a name that a client made up, or of an error that repeats it."""
 
 
 class Metrics:
@@ -30,6 +33,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "paldia_requests", "Requests ended, by status code.", ["model", "code"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.refusals = Counter(
+            "paldia_receipts_refused", "Calls that weren't let in, by cause.", ["cause"],
             registry=self.registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
@@ -94,11 +101,11 @@ class RequestLog:
         self._allowance -= 1
         logger().warning(
             "request.failed",
-            model=model,
-            id=request_id,
+            model=shorten(model, _WORDS_MOST_BYTES),
+            id=shorten(request_id, _WORDS_MOST_BYTES),
             code=code,
             seconds=round(seconds, 6),
-            error=error,
+            error=shorten(error, _WORDS_MOST_BYTES),
             unsaid=self._unsaid,
         )
         self._unsaid = 0

@@ -40,6 +40,24 @@ class FrontendSettings(ServiceSettings):
     cold_wait_s: float = Field(
         default=30.0, ge=0, description="longest wait of a request for a model that is not loaded"
     )
+    memory_mib: int = Field(
+        default=2048,
+        ge=64,
+        description="memory of a worker, in MiB, above which large requests are refused",
+    )
+    receive_s: float = Field(
+        default=60.0, gt=0, description="longest time that a request may take to come in"
+    )
+    calls: int = Field(
+        default=16384, ge=1, description="most calls at once of a worker, streams included"
+    )
+    connections: int = Field(
+        default=16384, ge=1, description="most connections of a worker, as far as open files allow"
+    )
+    connection_calls: int = Field(default=4096, ge=1, description="most calls on one connection")
+    connection_idle_s: float = Field(
+        default=300.0, gt=0, description="time without a call after which a connection is closed"
+    )
 
     @property
     def message_limit_bytes(self) -> int:
@@ -48,11 +66,7 @@ class FrontendSettings(ServiceSettings):
 
     @property
     def received_limit_bytes(self) -> int:
-        """What is received at most.
-
-        Room beyond the limit, so that what is a little over it gets an error of ours that names
-        the setting. Contents may also grow when they are put into raw form.
-        """
+        """What is received of Tritons at most: contents may grow when they are put into raw form."""
         return 2 * self.message_limit_bytes + (1 << 20)
 
 

@@ -21,7 +21,6 @@ from paldia.core.dispatch.types import Limits
 from paldia.kit.clock import Clock, SystemClock
 from paldia.kit.lifecycle import run, sleep_unless, wait_any
 from paldia.kit.observability import configure_logging, logger
-from paldia.kit.rpc import RpcServer
 from paldia_frontend.dispatcher import Dispatcher
 from paldia_frontend.effort import Effort
 from paldia_frontend.exchange.homeward import Homeward
@@ -32,6 +31,7 @@ from paldia_frontend.home import Home
 from paldia_frontend.inventory import Inventory
 from paldia_frontend.keeper import RouteKeeper
 from paldia_frontend.metrics import Metrics, RequestLog
+from paldia_frontend.port import open_port
 from paldia_frontend.routes import RouteTable
 from paldia_frontend.servicer import SERVICE_NAME, InferenceService
 from paldia_frontend.settings import WorkerSettings
@@ -82,13 +82,7 @@ async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
     )
     renewed = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, renewed.set)
-    server = RpcServer(
-        settings.bind,
-        insecure=settings.insecure,
-        message_limit_bytes=received_bytes,
-        shares_port=True,
-        connection_age_s=settings.connection_age_s,
-    )
+    server = open_port(settings, metrics)
     servicer.add_to(server.server)
     drained = asyncio.Event()
     try:
