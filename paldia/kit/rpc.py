@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from paldia.core.errors import InvalidArgumentError, UnavailableError
 from paldia.kit.draining import drain_port
+from paldia.kit.methods import MethodServer
 from paldia.kit.observability import logger
 from paldia.kit.status import Context, ErrorInterceptor, FailedCall, abort, code_of, error_of
 
@@ -126,7 +127,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self.address = bind
-        self.server = grpc.aio.server(
+        self.server: grpc.aio.Server = MethodServer(
             interceptors=[ErrorInterceptor(), *interceptors],
             options=[
                 ("grpc.max_receive_message_length", message_limit_bytes),

@@ -50,9 +50,7 @@ async def serving(limits: ReceiptLimits, **options: Any) -> AsyncIterator[Any]:
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary),
         "Stream": grpc.stream_stream_rpc_method_handler(service.stream),
     }
-    server.server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("test.Service", handlers),)
-    )
+    server.server.add_registered_method_handlers("test.Service", handlers)
     channel = open_channel(await server.start(["test.Service"]))
     try:
         yield service, receipts, channel, causes

@@ -40,9 +40,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def add(server, **handlers):
-    server.server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE, handlers),)
-    )
+    server.server.add_registered_method_handlers(SERVICE, handlers)
 
 
 @contextlib.asynccontextmanager
@@ -544,3 +542,48 @@ def frame(kind, flags, stream, payload):
     """Make an HTTP/2 frame."""
     size = len(payload).to_bytes(3, "big")
     return size + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+class TestMethods:
+    async def test_one_that_is_not_there_is_refused(self):
+        async with limited() as address, calling(address) as channel:
+            for name in ("/x.Y/Z", f"/{SERVICE}/Pong", "", "/", "/ü", "nothing"):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary(name)(b"", timeout=DEADLINE_S)
+                assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+                assert "no such method" in caught.value.details()
+            stream = channel.stream_stream("/x.Y/Z")(timeout=DEADLINE_S)
+            assert await stream.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    @pytest.mark.parametrize("name", [b"/x\xdb/Y", b"\xff", b"/" + SERVICE.encode() + b"/Ping\xc3"])
+    async def test_a_name_that_is_no_text_ends_no_server(self, name):
+        names = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", name)]
+        names += [
+            (b":authority", b"x"),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+        ]
+        block = b"".join(
+            b"\0" + bytes([len(key)]) + key + bytes([len(value)]) + value for key, value in names
+        )
+        async with limited() as address, calling(address) as channel:
+            reader, writer = await connect(address)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+            writer.write(frame(1, 4, 1, block) + frame(0, 1, 1, b"\0\0\0\0\0"))
+            async with asyncio.timeout(DEADLINE_S):
+                received = b""
+                while b"no such method" not in received:
+                    piece = await reader.read(1 << 16)
+                    assert piece, "the server hung up"
+                    received += piece
+            writer.close()
+            assert await channel.unary_unary(f"/{SERVICE}/Ping")(b"1", timeout=DEADLINE_S) == b"1"
+
+    async def test_callers_that_do_not_wait_to_be_refused_leave_nothing(self):
+        async with limited() as address, calling(address) as channel:
+            calls = [channel.unary_unary("/x.Y/Z")(b"") for _ in range(200)]
+            for call in calls[::2]:
+                call.cancel()
+            for call in calls[1::2]:
+                assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert await channel.unary_unary(f"/{SERVICE}/Ping")(b"1", timeout=DEADLINE_S) == b"1"

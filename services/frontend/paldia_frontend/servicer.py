@@ -84,8 +84,7 @@ class InferenceService:
             handlers[method.name] = make(getattr(self, method.name), read, write)
         # This one leaves messages serialised.
         handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(self.ModelInfer)
-        generic = grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
-        server.add_generic_rpc_handlers((generic,))
+        server.add_registered_method_handlers(SERVICE_NAME, handlers)
 
     # Inference.
 

@@ -66,7 +66,7 @@ class FrontendSettings(ServiceSettings):
 
     @property
     def received_limit_bytes(self) -> int:
-        """What is received of Tritons at most: contents may grow when they are put into raw form."""
+        """What is received of Tritons at most: contents may grow as they become raw."""
         return 2 * self.message_limit_bytes + (1 << 20)
 
 
