@@ -54,7 +54,7 @@ async def _refuse(call: Any) -> None:
         logger().debug("call.left", reason="its caller did not wait to be refused")
 
 
-class MethodServer(_server.Server):  # type: ignore[misc]
+class MethodServer(_server.Server):
     """A grpc.aio.Server that serves registered methods only: `add_registered_method_handlers`."""
 
     def __init__(

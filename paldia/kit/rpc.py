@@ -14,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -127,7 +127,7 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._names: list[str] = []
         self.address = bind
-        self.server: grpc.aio.Server = MethodServer(
+        server = MethodServer(
             interceptors=[ErrorInterceptor(), *interceptors],
             options=[
                 ("grpc.max_receive_message_length", message_limit_bytes),
@@ -143,6 +143,7 @@ class RpcServer:
                 *(connection_limits or ConnectionLimits()).options(),
             ],
         )
+        self.server = cast(grpc.aio.Server, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
 
     async def start(self, service_names: Iterable[str]) -> str:
