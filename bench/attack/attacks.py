@@ -22,7 +22,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bench.attack import wire
-from bench.attack.stage import ANY_SIZE, MODEL
+from bench.attack.stage import ANY_SIZE, BULK, MODEL
 from bench.attack.wire import Count
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -68,7 +68,7 @@ async def at_once(number: int, act: Callable[[random.Random], Awaitable[None]]) 
 
 def large(size_bytes: int = LARGE_BYTES) -> Any:
     """Make a right request, and a large one."""
-    message = service_pb2.ModelInferRequest(model_name=MODEL)
+    message = service_pb2.ModelInferRequest(model_name=BULK)
     message.inputs.add(name="X", datatype="UINT8", shape=[1, size_bytes])
     message.raw_input_contents.append(bytes(size_bytes))
     return message

@@ -28,7 +28,8 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from paldia.api.convert import duration
 from paldia.api.v1 import routing_pb2, routing_pb2_grpc, types_pb2
 
-MODEL = "identity"
+MODEL, BULK = "identity", "bulk"
+"""The one that others ask, and a second one, so that large requests don't queue before theirs."""
 WORK_S = 0.002
 START_LIMIT_S = 20.0
 SAMPLE_S = 0.05
@@ -53,36 +54,40 @@ class Stage:
         return {self.process.pid, *(it.pid for it in self.process.children(recursive=True))}
 
 
+def _route(model: str, endpoint: str) -> routing_pb2.ModelRoute:
+    config = model_config_pb2.ModelConfig(name=model, backend="python", max_batch_size=8)
+    tensor = {"data_type": model_config_pb2.TYPE_UINT8, "dims": [-1]}
+    config.input.add(name="X", **tensor)
+    config.output.add(name="Y", **tensor)
+    lane = routing_pb2.Lane(
+        node_id="node",
+        endpoint=endpoint,
+        count=4,
+        batch_size=8,
+        points=[types_pb2.LatencyPoint(batch_size=1, latency=duration(WORK_S))],
+        slowdown=1.0,
+    )
+    return routing_pb2.ModelRoute(
+        model=model,
+        generation=1,
+        state=routing_pb2.ROUTE_STATE_READY,
+        slo=types_pb2.Slo(latency=duration(5.0), share=0.99),
+        model_config=config.SerializeToString(),
+        lanes=[lane],
+    )
+
+
 class _Controller(routing_pb2_grpc.RoutingServiceServicer):
-    """Tells the one route, and then nothing."""
+    """Tells its routes, and then nothing."""
 
     def __init__(self, endpoint: str) -> None:
-        config = model_config_pb2.ModelConfig(name=MODEL, backend="python", max_batch_size=8)
-        tensor = {"data_type": model_config_pb2.TYPE_UINT8, "dims": [-1]}
-        config.input.add(name="X", **tensor)
-        config.output.add(name="Y", **tensor)
-        lane = routing_pb2.Lane(
-            node_id="node",
-            endpoint=endpoint,
-            count=4,
-            batch_size=8,
-            points=[types_pb2.LatencyPoint(batch_size=1, latency=duration(WORK_S))],
-            slowdown=1.0,
-        )
-        self._route = routing_pb2.ModelRoute(
-            model=MODEL,
-            generation=1,
-            state=routing_pb2.ROUTE_STATE_READY,
-            slo=types_pb2.Slo(latency=duration(5.0), share=0.99),
-            model_config=config.SerializeToString(),
-            lanes=[lane],
-        )
+        self._routes = [_route(model, endpoint) for model in (MODEL, BULK)]
         self._over = threading.Event()
 
     def ConnectFrontend(self, requests: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         """Hold a frontend's stream."""
         threading.Thread(target=_drain, args=(requests,), daemon=True).start()
-        yield routing_pb2.ConnectFrontendResponse(snapshot=True, routes=[self._route])
+        yield routing_pb2.ConnectFrontendResponse(snapshot=True, routes=self._routes)
         self._over.wait()
 
     def end(self) -> None:

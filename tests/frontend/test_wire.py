@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paldia_frontend.wire import HEAD_LIMIT_BYTES, check_head
+from paldia_frontend.wire import FIELDS_MOST, HEAD_LIMIT_BYTES, check_head
 from tritonclient.grpc import service_pb2
 
 from paldia.core.errors import InvalidArgumentError, PaldiaError, TooLargeError
@@ -78,11 +78,21 @@ def outputs(message: Any) -> None:
 def test_nothing_else_may(fill: Any) -> None:
     message = request()
     fill(message)
-    with pytest.raises(TooLargeError, match="256 KiB"):
+    with pytest.raises(TooLargeError, match="names, shapes"):
         check_head(message.SerializeToString())
     # Nor beside contents.
     typed(message)
     with pytest.raises(TooLargeError):
+        check_head(message.SerializeToString())
+
+
+def test_only_so_many_fields_are_looked_at() -> None:
+    message = request()
+    raw(message)
+    message.outputs.extend([message.InferRequestedOutputTensor(name="y")] * (FIELDS_MOST - 7))
+    check_head(message.SerializeToString())
+    message.outputs.add()
+    with pytest.raises(TooLargeError, match="4096"):
         check_head(message.SerializeToString())
 
 

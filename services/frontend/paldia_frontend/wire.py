@@ -13,6 +13,10 @@ from paldia.core.errors import InvalidArgumentError, TooLargeError
 
 HEAD_LIMIT_BYTES = 256 << 10
 """Most bytes of names, shapes, parameters and all that belongs to no tensor's contents."""
+FIELDS_MOST = 4096
+"""Most fields of a message that is looked at: no model has as many tensors."""
+_HARMLESS_BYTES = 16 << 10
+"""Messages of this size aren't looked at: they may grow as they like."""
 
 # Field numbers of ModelInferRequest, and of its InferInputTensor.
 _INPUTS, _RAW_INPUT_CONTENTS = 5, 7
@@ -32,39 +36,43 @@ def check_head(encoded: bytes) -> None:
         TooLargeError: it is.
         InvalidArgumentError: it is large and can't be decoded.
     """
-    if len(encoded) <= HEAD_LIMIT_BYTES:
+    if len(encoded) <= _HARMLESS_BYTES:
         return
     try:
-        head_bytes = _head_bytes(encoded)
+        contents_bytes = _contents_bytes(encoded)
     except (_MalformedError, IndexError):
         raise InvalidArgumentError("the request can't be decoded") from None
-    if head_bytes > HEAD_LIMIT_BYTES:
+    if len(encoded) - contents_bytes > HEAD_LIMIT_BYTES:
         raise TooLargeError(
             f"the request has more than {HEAD_LIMIT_BYTES >> 10} KiB of names, shapes and "
             "parameters; send data as tensors"
         )
 
 
-def _head_bytes(encoded: bytes) -> int:
-    """Count what is no contents, up to a little over the limit."""
-    head_bytes, at = 0, 0
+def _contents_bytes(encoded: bytes) -> int:
+    """Count the bytes of tensors' contents.
+
+    Raises:
+        TooLargeError: it has too many fields.
+    """
+    contents_bytes = seen = 0
     for field, start, end in _fields(encoded, 0, len(encoded)):
-        head_bytes += start - at
-        at = end
+        seen += 1
         if field == _INPUTS:
-            inner = start
             for inner_field, inner_start, inner_end in _fields(encoded, start, end):
-                head_bytes += inner_start - inner
-                inner = inner_end
-                if inner_field != _CONTENTS:
-                    head_bytes += inner_end - inner_start
-                if head_bytes > HEAD_LIMIT_BYTES:
-                    return head_bytes
-        elif field != _RAW_INPUT_CONTENTS:
-            head_bytes += end - start
-        if head_bytes > HEAD_LIMIT_BYTES:
-            break
-    return head_bytes
+                seen += 1
+                if inner_field == _CONTENTS:
+                    contents_bytes += inner_end - inner_start
+                if seen > FIELDS_MOST:
+                    break
+        elif field == _RAW_INPUT_CONTENTS:
+            contents_bytes += end - start
+        if seen > FIELDS_MOST:
+            raise TooLargeError(
+                f"the request has more than {FIELDS_MOST} names, shapes, parameters and tensors; "
+                "send data as few tensors"
+            )
+    return contents_bytes
 
 
 def _fields(encoded: bytes, at: int, limit: int) -> Iterator[tuple[int, int, int]]:

@@ -19,7 +19,7 @@ from paldia.api.v1 import routing_pb2
 from paldia.core.dispatch.kernel import DispatchKernel
 from paldia.core.dispatch.types import Limits
 from paldia.kit.clock import Clock, SystemClock
-from paldia.kit.lifecycle import run, sleep_unless, wait_any
+from paldia.kit.lifecycle import give_back_large_memory, run, sleep_unless, wait_any
 from paldia.kit.observability import configure_logging, logger
 from paldia_frontend.dispatcher import Dispatcher
 from paldia_frontend.effort import Effort
@@ -50,6 +50,7 @@ _UNREAD_MESSAGES = 2
 
 async def serve(settings: WorkerSettings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then let what is in come to its end."""
+    give_back_large_memory()
     clock, metrics = SystemClock(), Metrics()
     limit_bytes = settings.message_limit_bytes
     received_bytes = settings.received_limit_bytes
