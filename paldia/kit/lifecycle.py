@@ -76,13 +76,19 @@ def open_files_limit() -> int:
 
 
 def give_back_large_memory() -> None:
-    """Have memory of 1 MiB and more go back to the system as soon as it is freed.
+    """Have memory of 256 KiB and more go back to the system as soon as it is freed.
 
     glibc would raise that bound to the size of what is freed, and keep what is smaller: after some
     large messages a process would look as if it still held them.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 256 << 10)
+
+
+def give_back_memory() -> None:
+    """Give all memory that was freed back to the system; takes milliseconds for each GiB."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _first(group: BaseExceptionGroup[PaldiaError]) -> BaseException:

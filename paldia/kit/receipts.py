@@ -3,7 +3,8 @@
 gRPC holds a message until all of it has come, and doesn't tell its size before. So each is read
 here, in place of by gRPC, and watched: one that takes longer than a moment, for it is large or its
 sender slow, may be given up while memory is scarce. A moment's bytes are bounded by the network.
-What has come counts against a budget until its call has ended, its answer sent.
+What has come counts against a budget until its call has ended, its answer sent. Of a stream nobody
+knows which of its requests is done with, so streams aren't read on while memory is scarce.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ import psutil
 from google.protobuf.message import DecodeError
 
 from paldia.core.errors import ExpiredError, InvalidArgumentError, OverloadedError, PaldiaError
+from paldia.kit.lifecycle import give_back_memory
 from paldia.kit.status import Context, Handler
 
 _SMALL_BYTES = 16 << 10
 """Messages of this size are let in whatever the budget: the number of calls bounds them."""
+_LARGE_BYTES = 4 << 20
+"""Calls that held more leave memory behind that is free, but kept."""
+_TIDY_S = 5.0
 _RETRY_AFTER_S = 1.0
+_LOOK_S, _TRIM_S = 0.1, 0.5
+"""How long it is believed how much memory there is, and how long after some was given back."""
 
 Check = Callable[[bytes], None]
 
@@ -47,7 +54,7 @@ class ReceiptLimits:
     resident_bytes: int = 2 << 30
     long_receipts: int = 8
     receive_s: float = 60.0
-    moment_s: float = 1.0
+    moment_s: float = 0.25
 
 
 class Receipts(grpc.aio.ServerInterceptor):
@@ -75,6 +82,9 @@ class Receipts(grpc.aio.ServerInterceptor):
         self._checks = checks or {}
         self._on_refusal = on_refusal
         self._process = psutil.Process()
+        self._is_scarce = False
+        self._look_again_s = 0.0
+        self._tidying: asyncio.TimerHandle | None = None
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -92,8 +102,28 @@ class Receipts(grpc.aio.ServerInterceptor):
         return handler
 
     def is_memory_scarce(self) -> bool:
-        """Whether the process has more memory than it should."""
+        """Whether the process has, or had a little while ago, more memory than it should."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._look_again_s:
+            self._look_again_s = now_s + _LOOK_S
+            if self._has_too_much():
+                # Some of it may be free, and only kept.
+                give_back_memory()
+                self._look_again_s = now_s + _TRIM_S
+            self._is_scarce = self._has_too_much()
+        return self._is_scarce
+
+    def _has_too_much(self) -> bool:
         return bool(self._process.memory_info().rss > self.limits.resident_bytes)
+
+    def tidy_up_soon(self) -> None:
+        """Give back, in a while, what memory is free."""
+        if self._tidying is None:
+            self._tidying = asyncio.get_running_loop().call_later(_TIDY_S, self._tidy_up)
+
+    def _tidy_up(self) -> None:
+        self._tidying = None
+        give_back_memory()
 
     def refuse(self, cause: str, words: str) -> OverloadedError:
         """Say why there is no room, and count it."""
@@ -142,6 +172,7 @@ class Receipts(grpc.aio.ServerInterceptor):
         async def requests(context: Context) -> AsyncIterator[Any]:
             while (encoded := await self._receive(context, None)) is not None:
                 yield decode(encoded)
+                await self._wait_for_memory()
 
         async def call(_: Any, context: Context) -> AsyncGenerator[bytes, None]:
             held = self._hold(context)
@@ -160,6 +191,19 @@ class Receipts(grpc.aio.ServerInterceptor):
         # The stubs ask for a class where any function will do.
         context.add_done_callback(held.let_go)  # type: ignore[arg-type]
         return held
+
+    async def _wait_for_memory(self) -> None:
+        """Wait while memory is scarce, for as long as a request may take to come.
+
+        Raises:
+            OverloadedError: it still is.
+        """
+        left_s = self.limits.receive_s
+        while self.is_memory_scarce():
+            if left_s <= 0:
+                raise self.refuse("memory", "memory is scarce here")
+            await asyncio.sleep(self.limits.moment_s)
+            left_s -= self.limits.moment_s
 
     async def _receive(self, context: Context, receive_s: float | None) -> bytes | None:
         """Read a call's next message; None if there is none.
@@ -218,6 +262,8 @@ class _Held:
         """Hold nothing any more: the call has ended."""
         self._receipts.calls -= 1
         self._receipts.held_bytes -= self._bytes
+        if self._bytes > _LARGE_BYTES:
+            self._receipts.tidy_up_soon()
         self._bytes = 0
 
 

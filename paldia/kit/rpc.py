@@ -66,6 +66,7 @@ class ConnectionLimits:
         idle_s: after which a connection without calls is closed; clients open it again.
         handshake_s: by when a connection must speak HTTP/2, or it is closed.
         metadata_bytes: of a call, names and values together.
+        ahead_bytes: of a call, taken in before anybody reads it.
     """
 
     connections: int = 16384
@@ -73,6 +74,7 @@ class ConnectionLimits:
     idle_s: float = 300.0
     handshake_s: float = 10.0
     metadata_bytes: int = 16 << 10
+    ahead_bytes: int = 64 << 10
 
     def options(self) -> list[tuple[str, int]]:
         """Give them in gRPC's words (channel_arg_names.h)."""
@@ -84,6 +86,9 @@ class ConnectionLimits:
             # Between these two a part is refused by chance.
             ("grpc.max_metadata_size", self.metadata_bytes),
             ("grpc.absolute_max_metadata_size", self.metadata_bytes),
+            # What a probe finds the network to hold may be many MiB, for each call.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", self.ahead_bytes),
         ]
 
 

@@ -61,7 +61,7 @@ def attacked(start_frontend: Any, controller: Any) -> Iterator[Any]:
     right(frontend)
     assert frontend.process.poll() is None
     # gRPC's own lines are none of ours.
-    ours = [line for line in frontend.log.read_text().splitlines() if line.startswith("{")]
+    ours = [line for line in frontend.log.read_bytes().splitlines() if line.startswith(b"{")]
     assert ours == [], "nothing here is a fault of ours"
     assert frontend.stop() == 0
 

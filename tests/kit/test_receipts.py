@@ -129,6 +129,21 @@ async def test_where_memory_is_scarce_only_so_many_may_take_long(method: str) ->
         await until(lambda: receipts.long_receipts == 0)
 
 
+async def test_where_memory_is_scarce_a_stream_is_not_read_on() -> None:
+    limits = ReceiptLimits(resident_bytes=0, receive_s=0.1, **QUICK)
+    async with serving(limits) as (_service, receipts, channel, causes):
+        stream = channel.stream_stream("/test.Service/Stream")(iter([b"1", b"2"]), timeout=LIMIT_S)
+        assert await stream.read() == b"1"
+        failed = await status_of(stream)
+        assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert isinstance(error_of(failed), OverloadedError)
+        assert causes == ["memory"]
+        receipts.limits = ReceiptLimits(resident_bytes=ABUNDANT)
+        await until(lambda: not receipts.is_memory_scarce())
+        stream = channel.stream_stream("/test.Service/Stream")(iter([b"1", b"2"]), timeout=LIMIT_S)
+        assert [await stream.read() for _ in range(2)] == [b"1", b"2"]
+
+
 async def test_a_caller_that_leaves_while_it_sends_leaves_nothing() -> None:
     async with serving(ReceiptLimits(**QUICK)) as (_, receipts, channel, _causes):
         call = sending(channel)
