@@ -77,7 +77,7 @@ def large(size_bytes: int = LARGE_BYTES) -> Any:
 @attack
 async def nothing(address: str, count: Count) -> None:
     """Be there."""
-    await asyncio.Event().wait()
+    await asyncio.sleep(3600)
 
 
 @attack
@@ -249,10 +249,7 @@ async def slow_readers(address: str, count: Count) -> None:
         async with channel(address) as opened:
             call = opened.unary_stream(INFER)(encoded, timeout=CALL_S)
             await noting(call.wait_for_connection(), count)
-            if call.done():
-                await asyncio.sleep(1)
-                return
-            await asyncio.sleep(CALL_S)
+            await asyncio.sleep(1 if call.done() else CALL_S)
 
     await at_once(100, ask)
 
@@ -262,21 +259,20 @@ async def many_streams(address: str, count: Count) -> None:
     """Open a thousand streams, ask on each for sixteen answers of 1 MB, and read none."""
     message = large(1_000_000)
 
+    async def sixteen() -> AsyncIterator[Any]:
+        for _ in range(16):
+            yield message
+        await asyncio.sleep(CALL_S)
+
     async def ask(_: random.Random) -> None:
         async with channel(address) as opened:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(opened)
-            calls = [stub.ModelStreamInfer(_sixteen(message), timeout=CALL_S) for _ in range(10)]
+            calls = [stub.ModelStreamInfer(sixteen(), timeout=CALL_S) for _ in range(10)]
             for call in calls:
                 await noting(call.wait_for_connection(), count)
             await asyncio.sleep(CALL_S)
 
     await at_once(100, ask)
-
-
-async def _sixteen(message: Any) -> AsyncIterator[Any]:
-    for _ in range(16):
-        yield message
-    await asyncio.sleep(CALL_S)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import resource
@@ -21,7 +20,6 @@ from pathlib import Path
 from paldia.core.errors import PaldiaError
 from paldia.kit.files import replace_text
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
 _TETHER = Path(__file__).with_name("tether.py")
 
 
@@ -73,22 +71,6 @@ def open_files_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def give_back_large_memory() -> None:
-    """Have memory of 256 KiB and more go back to the system as soon as it is freed.
-
-    glibc would raise that bound to the size of what is freed, and keep what is smaller: after some
-    large messages a process would look as if it still held them.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 256 << 10)
-
-
-def give_back_memory() -> None:
-    """Give all memory that was freed back to the system; takes milliseconds for each GiB."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _first(group: BaseExceptionGroup[PaldiaError]) -> BaseException:

@@ -17,21 +17,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-import psutil
 from google.protobuf.message import DecodeError
 
 from paldia.core.errors import ExpiredError, InvalidArgumentError, OverloadedError, PaldiaError
-from paldia.kit.lifecycle import give_back_memory
+from paldia.kit.memory import Memory
 from paldia.kit.status import Context, Handler
 
 _SMALL_BYTES = 16 << 10
 """Messages of this size are let in whatever the budget: the number of calls bounds them."""
 _LARGE_BYTES = 4 << 20
 """Calls that held more leave memory behind that is free, but kept."""
-_TIDY_S = 5.0
 _RETRY_AFTER_S = 1.0
-_LOOK_S, _TRIM_S = 0.1, 0.5
-"""How long it is believed how much memory there is, and how long after some was given back."""
 
 Check = Callable[[bytes], None]
 
@@ -81,10 +77,7 @@ class Receipts(grpc.aio.ServerInterceptor):
         self.long_receipts = 0
         self._checks = checks or {}
         self._on_refusal = on_refusal
-        self._process = psutil.Process()
-        self._is_scarce = False
-        self._look_again_s = 0.0
-        self._tidying: asyncio.TimerHandle | None = None
+        self.memory = Memory(limits.resident_bytes)
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -100,30 +93,6 @@ class Receipts(grpc.aio.ServerInterceptor):
             if handler is not None:
                 handler = self._handlers[method] = self._wrapped(handler, self._checks.get(method))
         return handler
-
-    def is_memory_scarce(self) -> bool:
-        """Whether the process has, or had a little while ago, more memory than it should."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._look_again_s:
-            self._look_again_s = now_s + _LOOK_S
-            if self._has_too_much():
-                # Some of it may be free, and only kept.
-                give_back_memory()
-                self._look_again_s = now_s + _TRIM_S
-            self._is_scarce = self._has_too_much()
-        return self._is_scarce
-
-    def _has_too_much(self) -> bool:
-        return bool(self._process.memory_info().rss > self.limits.resident_bytes)
-
-    def tidy_up_soon(self) -> None:
-        """Give back, in a while, what memory is free."""
-        if self._tidying is None:
-            self._tidying = asyncio.get_running_loop().call_later(_TIDY_S, self._tidy_up)
-
-    def _tidy_up(self) -> None:
-        self._tidying = None
-        give_back_memory()
 
     def refuse(self, cause: str, words: str) -> OverloadedError:
         """Say why there is no room, and count it."""
@@ -172,7 +141,8 @@ class Receipts(grpc.aio.ServerInterceptor):
         async def requests(context: Context) -> AsyncIterator[Any]:
             while (encoded := await self._receive(context, None)) is not None:
                 yield decode(encoded)
-                await self._wait_for_memory()
+                if await self.memory.is_scarce_for(self.limits.receive_s, self.limits.moment_s):
+                    raise self.refuse("memory", "memory is scarce here")
 
         async def call(_: Any, context: Context) -> AsyncGenerator[bytes, None]:
             held = self._hold(context)
@@ -191,19 +161,6 @@ class Receipts(grpc.aio.ServerInterceptor):
         # The stubs ask for a class where any function will do.
         context.add_done_callback(held.let_go)  # type: ignore[arg-type]
         return held
-
-    async def _wait_for_memory(self) -> None:
-        """Wait while memory is scarce, for as long as a request may take to come.
-
-        Raises:
-            OverloadedError: it still is.
-        """
-        left_s = self.limits.receive_s
-        while self.is_memory_scarce():
-            if left_s <= 0:
-                raise self.refuse("memory", "memory is scarce here")
-            await asyncio.sleep(self.limits.moment_s)
-            left_s -= self.limits.moment_s
 
     async def _receive(self, context: Context, receive_s: float | None) -> bytes | None:
         """Read a call's next message; None if there is none.
@@ -263,7 +220,7 @@ class _Held:
         self._receipts.calls -= 1
         self._receipts.held_bytes -= self._bytes
         if self._bytes > _LARGE_BYTES:
-            self._receipts.tidy_up_soon()
+            self._receipts.memory.tidy_up_soon()
         self._bytes = 0
 
 
@@ -308,7 +265,7 @@ class _Coming:
             if receipts.long_receipts < limits.long_receipts:
                 receipts.long_receipts += 1
                 self._has_place = True
-            elif receipts.is_memory_scarce():
+            elif receipts.memory.is_scarce():
                 self._give_up(
                     receipts.refuse("memory", "memory is scarce here, and the request long to come")
                 )

@@ -61,7 +61,7 @@ class Controller(routing_pb2_grpc.RoutingServiceServicer):
 
     def start(self) -> None:
         """Listen; on the same port as before after a `stop`."""
-        self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(self, self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(self.address)}"
         self._server.start()

@@ -138,8 +138,8 @@ async def test_where_memory_is_scarce_a_stream_is_not_read_on() -> None:
         assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert isinstance(error_of(failed), OverloadedError)
         assert causes == ["memory"]
-        receipts.limits = ReceiptLimits(resident_bytes=ABUNDANT)
-        await until(lambda: not receipts.is_memory_scarce())
+        receipts.memory.limit_bytes = ABUNDANT
+        await until(lambda: not receipts.memory.is_scarce())
         stream = channel.stream_stream("/test.Service/Stream")(iter([b"1", b"2"]), timeout=LIMIT_S)
         assert [await stream.read() for _ in range(2)] == [b"1", b"2"]
 

@@ -24,8 +24,8 @@ from paldia.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from paldia.kit.connections import ConnectionLimits
 from paldia.kit.rpc import (
-    ConnectionLimits,
     RpcServer,
     check_bind,
     error_of,

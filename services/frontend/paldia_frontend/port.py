@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from paldia.kit.connections import ConnectionLimits
 from paldia.kit.lifecycle import open_files_limit
 from paldia.kit.observability import logger
 from paldia.kit.receipts import ReceiptLimits, Receipts
-from paldia.kit.rpc import ConnectionLimits, RpcServer
+from paldia.kit.rpc import RpcServer
 from paldia_frontend.metrics import Metrics
 from paldia_frontend.servicer import SERVICE_NAME
 from paldia_frontend.settings import FrontendSettings

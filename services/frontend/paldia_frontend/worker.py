@@ -19,7 +19,8 @@ from paldia.api.v1 import routing_pb2
 from paldia.core.dispatch.kernel import DispatchKernel
 from paldia.core.dispatch.types import Limits
 from paldia.kit.clock import Clock, SystemClock
-from paldia.kit.lifecycle import give_back_large_memory, run, sleep_unless, wait_any
+from paldia.kit.lifecycle import run, sleep_unless, wait_any
+from paldia.kit.memory import give_back_large_memory
 from paldia.kit.observability import configure_logging, logger
 from paldia_frontend.dispatcher import Dispatcher
 from paldia_frontend.effort import Effort
