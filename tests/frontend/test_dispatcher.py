@@ -106,7 +106,8 @@ class Stage:
     async def order(self) -> list[int]:
         """Let all be answered; give the numbers in the order in which Triton got them."""
         self.triton.may_answer.set()
-        await until(lambda: not self.kernel.counters["m"].backlog)
+        counters = self.kernel.counters["m"]
+        await until(lambda: not (counters.backlog or counters.in_flight))
         return [raw for it in self.triton.asked[1:] for raw in it.raw_input_contents[0]]
 
 

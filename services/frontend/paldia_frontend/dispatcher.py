@@ -23,6 +23,7 @@ from paldia_frontend import batches, explain
 from paldia_frontend.batches import BatchFailedError
 from paldia_frontend.checks import Checks
 from paldia_frontend.effort import Effort
+from paldia_frontend.mergeable import Mergeable
 from paldia_frontend.metrics import Metrics
 from paldia_frontend.pending import Pending, time_left_s
 from paldia_frontend.requests import Normalised
@@ -63,8 +64,7 @@ class Dispatcher:
         self._served: dict[str, Route] = {}
         # Why a model that was served is no longer.
         self._reasons: dict[str, PaldiaError] = {}
-        # Revisions whose answers turned out not to have a row for each row asked.
-        self._unmergeable: dict[str, int] = {}
+        self._mergeable = Mergeable()
         self._timer: asyncio.TimerHandle | None = None
         self._pump_is_due = False
 
@@ -87,7 +87,7 @@ class Dispatcher:
     def _drop(self, model: str, reason: PaldiaError) -> None:
         self._reasons[model] = reason
         self._served.pop(model, None)
-        self._unmergeable.pop(model, None)
+        self._mergeable.drop(model)
         self.checks.drop(model)
         self._kernel.remove(model)
 
@@ -149,8 +149,7 @@ class Dispatcher:
             until_s = now_s + asked.timeout_s
             deadline_s = until_s if deadline_s is None else min(deadline_s, until_s)
         like_key = None
-        merges = route.merges and self._is_mergeable(route)
-        if merges and asked.like_key is not None and not makes_call:
+        if self._mergeable.allows(route) and asked.like_key is not None and not makes_call:
             # What was checked against different configs is not alike.
             like_key = (route.generation, asked.message.model_version, asked.like_key)
         self._kernel.arrive(
@@ -246,7 +245,7 @@ class Dispatcher:
         upstream = self._upstream_of[batch.batch_id]
         left_s = time_left_s(members, self._clock)
         route = members[0].route
-        if len(members) > 1 and not self._is_mergeable(route):
+        if len(members) > 1 and not self._mergeable.allows(route):
             # They queued before that was known.
             self._fail(batch, members, Verdict(Retry.ALONE, InternalError("can't be merged")))
             return
@@ -256,7 +255,7 @@ class Dispatcher:
             )
         except BatchFailedError as failed:
             if failed.is_unmergeable:
-                self._merge_no_more(route, str(failed))
+                self._mergeable.no_more(route, str(failed))
             self._fail(batch, members, failed.verdict)
         except Exception as error:
             logger().exception("batch.broken", model=batch.model, node=batch.node_id)
@@ -265,17 +264,10 @@ class Dispatcher:
             now_s = self._clock.monotonic_s()
             self.checks.ended(batch.batch_id, now_s, answered=True)
             self._kernel.complete(batch.batch_id, now_s)
-            if not answered.is_mergeable and self._is_mergeable(route):
-                self._merge_no_more(route, "an answer has no row for each row asked")
+            if not answered.is_mergeable:
+                self._mergeable.no_more(route, "an answer has no row for each row asked")
             for pending, answer in zip(members, answered.answers, strict=True):
                 self._answer(pending, answer)
-
-    def _is_mergeable(self, route: Route) -> bool:
-        return self._unmergeable.get(route.model) != route.generation
-
-    def _merge_no_more(self, route: Route, reason: str) -> None:
-        self._unmergeable[route.model] = route.generation
-        logger().warning("model.unmergeable", model=route.model, reason=reason)
 
     def _answer(self, pending: Pending, answer: InferResponse) -> None:
         self._pending.pop(pending.request_id, None)
