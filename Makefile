@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test lint format generate clean bench-paper bench-forecast bench-planner bench-simulator \
-	bench-catalog bench-fidelity bench-dataplane bench-overload bench-soak
+	bench-catalog bench-fidelity bench-dataplane bench-overload bench-soak bench-attack
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -90,3 +90,6 @@ bench-overload: setup  ## Send up to three times what can be served, in 15 minut
 
 bench-soak: setup  ## Load a cluster for 30 minutes and watch its memory
 	$(BIN)/python -m bench.soak
+
+bench-attack: setup  ## Treat a frontend badly in every way, and show how others fare, in 10 minutes on a quiet machine
+	$(BIN)/python -m bench.attack

@@ -26,7 +26,7 @@ from paldia.kit.status import Context, Handler
 _SMALL_BYTES = 16 << 10
 """Messages of this size are let in whatever the budget: the number of calls bounds them."""
 _LARGE_BYTES = 4 << 20
-"""Calls that held more leave memory behind that is free, but kept."""
+"""Larger messages take their time, and leave memory behind that is free, but kept."""
 _RETRY_AFTER_S = 1.0
 
 Check = Callable[[bytes], None]
@@ -38,7 +38,7 @@ class ReceiptLimits:
 
     Attributes:
         calls: at once, streams included.
-        held_bytes: of messages that have come, or are being sent, of calls that haven't ended.
+        held_bytes: of requests that have come and answers that haven't been read.
         resident_bytes: of the process, above which memory counts as scarce.
         long_receipts: messages that may go on coming for longer than a moment even so.
         receive_s: how long a message may be coming, but for those of streams.
@@ -65,16 +65,14 @@ class Receipts(grpc.aio.ServerInterceptor):
     ) -> None:
         """Keep to limits.
 
-        Args:
-            limits: what may be under way.
-            checks: by method, `/package.Service/Method`: told each message before it is decoded,
-                raises PaldiaError for one that it isn't safe to decode.
-            on_refusal: told in a word why a call isn't let in.
+        `checks`, by method, are told each message before it is decoded, and raise PaldiaError for
+        one that isn't safe to decode. `on_refusal` is told in a word why a call isn't let in.
         """
         self.limits = limits
         self.calls = 0
         self.held_bytes = 0
         self.long_receipts = 0
+        self._turn = asyncio.Lock()
         self._checks = checks or {}
         self._on_refusal = on_refusal
         self.memory = Memory(limits.resident_bytes)
@@ -123,10 +121,15 @@ class Receipts(grpc.aio.ServerInterceptor):
             encoded = await self._receive(context, self.limits.receive_s)
             if encoded is None:
                 raise InvalidArgumentError("the call has no request")
-            held.take(len(encoded))
+            size_bytes = len(encoded)
+            held.take(size_bytes)
+            if size_bytes > _LARGE_BYTES:
+                await self._take_turn()
             request = decode(encoded)
             del encoded
             answer = encode(await behaviour(request, context))
+            del request
+            held.give_back(size_bytes)
             held.take(len(answer))
             return answer
 
@@ -155,6 +158,11 @@ class Receipts(grpc.aio.ServerInterceptor):
                     held.give_back(len(answer))
 
         return call
+
+    async def _take_turn(self) -> None:
+        """Wait for a round of the event loop in which nobody else starts on a large message."""
+        await self._turn.acquire()
+        asyncio.get_running_loop().call_soon(self._turn.release)
 
     def _hold(self, context: Context) -> _Held:
         held = _Held(self)
@@ -225,11 +233,9 @@ class _Held:
 
 
 class _Coming:
-    """A message that is being received: looked at each moment, and given up if need be.
+    """A message that is being received, by a task: looked at each moment, and given up if need be.
 
-    Attributes:
-        task: the one that waits for it; it is cancelled.
-        error: why, if it is given up.
+    `error` says why, if it is given up.
     """
 
     __slots__ = ("_has_place", "_left_s", "_receipts", "_timer", "error", "task")
