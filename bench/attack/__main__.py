@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.attack.attacks import ATTACKS
 from bench.attack.callers import call_steadily
-from bench.attack.report import QUIET, Row, write
+from bench.attack.report import Row, write
 from bench.attack.stage import Memory, Stage, stage
 
 LEAD_S = 1.0
@@ -21,8 +21,9 @@ SETTLE_S = 3.0
 KILL_S = 10.0
 
 
-def run(name: str, frontend: Stage, seconds: float, quiet_p99_ms: float | None) -> Row:
-    """Attack in one way."""
+def run(name: str, frontend: Stage, seconds: float) -> Row:
+    """Attack in one way, after as long a quiet time."""
+    quiet = asyncio.run(call_steadily(frontend.address, seconds))
     before, logged = frontend.workers(), frontend.log.stat().st_size
     with Memory(frontend) as memory:
         before_bytes = memory.now_bytes()
@@ -45,14 +46,15 @@ def run(name: str, frontend: Stage, seconds: float, quiet_p99_ms: float | None) 
         time.sleep(SETTLE_S)
         after_bytes = memory.now_bytes()
     alive = frontend.workers() if frontend.process.is_running() else set()
-    p99_ms = served.percentile_ms(0.99)
+    quiet_p99_ms, p99_ms = quiet.percentile_ms(0.99), served.percentile_ms(0.99)
     return Row(
         attack=name,
         outcomes=json.loads(said or "{}"),
         errors=served.errors,
         p50_ms=served.percentile_ms(0.5),
         p99_ms=p99_ms,
-        p99_ratio=p99_ms / (quiet_p99_ms or p99_ms),
+        quiet_p99_ms=quiet_p99_ms,
+        p99_ratio=p99_ms / quiet_p99_ms,
         before_mib=before_bytes / (1 << 20),
         peak_mib=memory.peak_bytes / (1 << 20),
         after_mib=after_bytes / (1 << 20),
@@ -69,13 +71,11 @@ def main() -> None:
     parser.add_argument("--only", help="attacks, with commas between them")
     parser.add_argument("flags", nargs="*", help="for the frontend, after --")
     options = parser.parse_args()
-    names = options.only.split(",") if options.only else [it for it in ATTACKS if it != QUIET]
+    names = options.only.split(",") if options.only else list(ATTACKS)
     rows: list[Row] = []
     with stage(*options.flags) as frontend:
-        # The first calls of a process are slower than all that follow.
-        run(QUIET, frontend, 3.0, None)
-        for name in [QUIET, *names]:
-            rows.append(run(name, frontend, options.seconds, rows[0].p99_ms if rows else None))
+        for name in names:
+            rows.append(run(name, frontend, options.seconds))
             facts = {"seconds": options.seconds, "flags": options.flags}
             text = write(rows, facts, options.out)
             print(f"{name}: p99 {rows[-1].p99_ms:.1f} ms, {rows[-1].peak_mib:.0f} MiB", flush=True)
