@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from paldia.api.convert import duration
 from paldia.api.v1 import routing_pb2, types_pb2
 from paldia.core.dispatch.kernel import DispatchKernel
+from paldia.core.dispatch.types import Limits
 from paldia.kit.clock import SystemClock
 
 LIMIT_S = 20.0
@@ -58,13 +59,13 @@ class Slow:
 class Stage:
     """A dispatcher with one model on one lane."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.triton = Slow()
         self.clock = SystemClock()
         config = model_config_pb2.ModelConfig(name="m", max_batch_size=4)
         config.input.add(name="X", data_type=model_config_pb2.TYPE_UINT8, dims=[1])
         config.output.add(name="Y", data_type=model_config_pb2.TYPE_UINT8, dims=[1])
-        self.kernel = DispatchKernel()
+        self.kernel = DispatchKernel(limits)
         self.dispatcher = Dispatcher(
             self.kernel,
             self.triton,
@@ -191,3 +192,19 @@ async def test_who_leaves_the_queue_frees_its_place_and_never_runs() -> None:
     await until(lambda: stage.kernel.counters["m"].backlog == 1)
     assert await stage.order() == [2]
     await asyncio.gather(first, staying)
+
+
+async def test_a_caller_who_leaves_before_hearing_of_a_refusal_takes_nobody_along() -> None:
+    stage = Stage(Limits(requests_per_model=1))
+    first = await stage.busy()
+    # Decisions wait for more requests, so there is time to leave between one and its news.
+    stage.dispatcher.effort.gather_s = 0.02
+    second = stage.ask(1)
+    refused = stage.ask(2)
+    await until(lambda: stage.kernel.counters["m"].refused == 1)
+    refused.cancel()
+    stage.triton.may_answer.set()
+    answers = await asyncio.wait_for(asyncio.gather(first, second), LIMIT_S)
+    assert [it.id for it in answers] == ["0", "1"]
+    third = await asyncio.wait_for(stage.ask(3), LIMIT_S)
+    assert third.id == "3"

@@ -204,8 +204,9 @@ class Dispatcher:
             if isinstance(decision, Dispatch):
                 self._start(decision)
                 continue
-            pending = self._pending.pop(decision.request_id)
-            if not pending.future.done():
+            # Its caller may have left since that was decided.
+            pending = self._pending.pop(decision.request_id, None)
+            if pending is not None and not pending.future.done():
                 pending.future.set_exception(self._explain(decision, pending))
         if self._timer is not None:
             self._timer.cancel()
