@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from paldia.core.errors import ExpiredError, InvalidArgumentError, OverloadedError, PaldiaError
 from paldia.kit.memory import Memory
-from paldia.kit.status import Context, Handler
+from paldia.kit.status import Context, Handler, WrappingInterceptor
 
 _SMALL_BYTES = 16 << 10
 """Messages of this size are let in whatever the budget: the number of calls bounds them."""
@@ -53,7 +53,7 @@ class ReceiptLimits:
     moment_s: float = 0.25
 
 
-class Receipts(grpc.aio.ServerInterceptor):
+class Receipts(WrappingInterceptor):
     """Receives the requests of all calls of a server, and counts what they hold."""
 
     def __init__(
@@ -68,6 +68,7 @@ class Receipts(grpc.aio.ServerInterceptor):
         `checks`, by method, are told each message before it is decoded, and raise PaldiaError for
         one that isn't safe to decode. `on_refusal` is told in a word why a call isn't let in.
         """
+        super().__init__()
         self.limits = limits
         self.calls = 0
         self.held_bytes = 0
@@ -76,29 +77,15 @@ class Receipts(grpc.aio.ServerInterceptor):
         self._checks = checks or {}
         self._on_refusal = on_refusal
         self.memory = Memory(limits.resident_bytes)
-        self._handlers: dict[str, Handler] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Wrap the handler, once for each method."""
-        method = handler_call_details.method
-        handler = self._handlers.get(method)
-        if handler is None:
-            handler = await continuation(handler_call_details)
-            if handler is not None:
-                handler = self._handlers[method] = self._wrapped(handler, self._checks.get(method))
-        return handler
 
     def refuse(self, cause: str, words: str) -> OverloadedError:
         """Say why there is no room, and count it."""
         self._on_refusal(cause)
         return OverloadedError(f"{words}; try again in {_RETRY_AFTER_S:g} s", _RETRY_AFTER_S)
 
-    def _wrapped(self, handler: Handler, check: Check | None) -> Handler:
-        decode = _decoder(handler.request_deserializer, check)
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """Receive what a method is asked in place of gRPC."""
+        decode = _decoder(handler.request_deserializer, self._checks.get(method))
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, decode, handler.response_serializer or bytes)

@@ -111,30 +111,40 @@ async def abort(context: Context, error: PaldiaError) -> NoReturn:
     raise AssertionError("abort always raises")
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Lets servicers raise PaldiaError: this turns it into the call's status."""
+class WrappingInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of a server's methods, each once: it takes longer than much they do."""
 
     def __init__(self) -> None:
-        # A method keeps its handler, and wrapping one takes longer than much of what it does.
         self._handlers: dict[str, Handler] = {}
+
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """Wrap the handler of a method, `/package.Service/Method`."""
+        raise NotImplementedError
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wrap the handler, once for each method."""
+        """Give the wrapped handler; None where there is none."""
         method = handler_call_details.method
         handler = self._handlers.get(method)
         if handler is None:
             handler = await continuation(handler_call_details)
             if handler is not None:
-                handler = self._handlers[method] = _wrapped(handler)
+                handler = self._handlers[method] = self.wrapped(method, handler)
         return handler
 
 
+class ErrorInterceptor(WrappingInterceptor):
+    """Lets servicers raise PaldiaError: this turns it into the call's status."""
+
+    def wrapped(self, method: str, handler: Handler) -> Handler:
+        """Wrap a handler, whichever of the four kinds it is."""
+        return _wrapped(handler)
+
+
 def _wrapped(handler: Handler) -> Handler:
-    """Wrap a handler, whichever of the four kinds it is."""
     for kind, make in (
         ("unary_unary", grpc.unary_unary_rpc_method_handler),
         ("stream_unary", grpc.stream_unary_rpc_method_handler),
