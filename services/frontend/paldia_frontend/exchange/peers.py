@@ -72,8 +72,8 @@ class Peers:
         """End all connections."""
         for opening in self._links.values():
             opening.cancel()
-            if opening.done() and not opening.cancelled() and opening.exception() is None:
-                opening.result().close()
+            if (link := _connected(opening)) is not None:
+                link.close()
         await asyncio.gather(*self._links.values(), return_exceptions=True)
 
     def _began(self, call: _CallT) -> tuple[int, _CallT]:
@@ -124,7 +124,7 @@ class Peers:
 
     def _lost(self, link: Link) -> None:
         for slot, opening in list(self._links.items()):
-            if opening.done() and not opening.exception() and opening.result() is link:
+            if _connected(opening) is link:
                 del self._links[slot]
         for call in self._calls.values():
             if call.link is link and not call.ended:
@@ -171,6 +171,13 @@ class _Many:
 
 
 _CallT = TypeVar("_CallT", _Single, _Many)
+
+
+def _connected(opening: asyncio.Task[Link]) -> Link | None:
+    """Give the connection if it could be made."""
+    if not opening.done() or opening.cancelled() or opening.exception() is not None:
+        return None
+    return opening.result()
 
 
 def socket_of(folder: Path, slot: int) -> Path:

@@ -108,22 +108,22 @@ def _held(bind: str, *, insecure: bool) -> Iterator[str]:
     host = check_bind(bind, insecure=insecure)
     port = int(bind.rpartition(":")[2])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        info = socket.getaddrinfo(host.strip("[]"), port, family, socket.SOCK_STREAM)[0]
-        if port:
-            with socket.socket(*info[:2]) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(info[4])
-                trial.listen()
-        with socket.socket(*info[:2]) as held:
+    with socket.socket(family) as held:
+        try:
+            info = socket.getaddrinfo(host.strip("[]"), port, family, socket.SOCK_STREAM)[0]
+            if port:
+                with socket.socket(family) as trial:
+                    trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    trial.bind(info[4])
+                    trial.listen()
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             held.bind(info[4])
-            yield f"{host}:{held.getsockname()[1]}"
-    except OSError as error:
-        raise UnavailableError(
-            f"can't listen on {bind}: the port is taken or not permitted; choose another with "
-            f"--bind, or stop the process that has it (ss -ltnp 'sport = :{port}')"
-        ) from error
+        except OSError as error:
+            raise UnavailableError(
+                f"can't listen on {bind}: the port is taken or not permitted; choose another with "
+                f"--bind, or stop the process that has it (ss -ltnp 'sport = :{port}')"
+            ) from error
+        yield f"{host}:{held.getsockname()[1]}"
 
 
 def _base() -> Path:
